@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from ultraedit.errors import InputError, TurnRefusedError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
 from ultraedit.evaluation.generation import generate_answers
 from ultraedit.evaluation.report import Report
+from ultraedit.history.pending import Pending
+from ultraedit.history.undo import Undone
 from ultraedit.methods.base import Method, Shifts
 from ultraedit.methods.registry import method_class
 from ultraedit.models.load import load, local_folder, resolve
@@ -45,6 +47,9 @@ class Editor:
         tokenization: `joint` or `published`; see `Encoder`.
         chat: Wrap prompts in the tokenizer's chat template.
         batch_tokens: Padded tokens of a batch; by default from the device.
+        journal: Whether `save` keeps a journal, for which turns are remembered until then.
+        history: How far back edits can be undone: `full`, a number of turns, or `none`.
+        author: Who makes the edits, for the journal; by default the user of this process.
         settings: Further settings of the method.
 
     Raises:
@@ -64,6 +69,9 @@ class Editor:
         tokenization: Tokenization | None = None,
         chat: bool | None = None,
         batch_tokens: int | None = None,
+        journal: bool = True,
+        history: str | int = "full",
+        author: str | None = None,
         **settings: Any,
     ) -> None:
         names = choose_modules(model, modules)
@@ -83,8 +91,13 @@ class Editor:
         self.method = method
         self.bench.query = method.query
         method.attach(self.bench)
+        self.pending = Pending(
+            author, storage.parse_history(history), initial=method.state_dict(), active=journal
+        )
         self.turns = 0
         self.edits = 0
+        self.run: dict[str, Any] | None = None
+        self.base_name = str(model.name_or_path)
         self.source: Path | None = None
         self.saved_to: set[Path] = set()
         self._is_unedited = False
@@ -131,6 +144,7 @@ class Editor:
             trust_remote_code=trust_remote_code,
         )
         editor = cls(loaded, tokenizer, **options)
+        editor.base_name = str(model)
         editor.source = local_folder(model)
         return editor
 
@@ -165,11 +179,14 @@ class Editor:
         texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
         state = self.method.state_dict()
         passes = 0
+        applied: list[Shifts] = []
         try:
             with self.bench.transaction():
                 for shifts in self.method.passes(self.bench, edits, texts):
                     self._apply(shifts)
                     passes += 1
+                    if self.pending.active:
+                        applied.append(dict(shifts))
                 learned = tuple(bool(s.correct.all()) for s in self.bench.score(texts))
         except BaseException as error:
             self.method.load_state_dict(state)
@@ -182,6 +199,14 @@ class Editor:
         turn = Turn(self.turns, edits, learned, passes, time.perf_counter() - began)
         self.turns += 1
         self.edits += len(edits)
+        self.pending.add(
+            turn,
+            applied,
+            self.method.record() if self.pending.active else {},
+            edits=self.edits,
+            device=self.bench.device.type,
+            run=self.run,
+        )
         return turn
 
     def ask(self, prompt: str, max_new_tokens: int = ANSWER_TOKENS) -> str:
@@ -228,7 +253,9 @@ class Editor:
         """What an editor needs to be told to go on as this one would."""
         return saved.settings(self)
 
-    def save(self, folder: str | os.PathLike[str], *, locked: bool = False) -> None:
+    def save(
+        self, folder: str | os.PathLike[str], *, journal: bool | None = None, locked: bool = False
+    ) -> None:
         """Write the edited model to `folder`: plain `from_pretrained` reads it.
 
         Writing again into the same folder rewrites only the edited modules and the
@@ -236,6 +263,7 @@ class Editor:
 
         Args:
             folder: A new or empty folder, or one that this editor wrote or was loaded from.
+            journal: Whether to keep a journal there; by default as the editor was made.
             locked: Whether the caller already holds `storage.lock(folder)`.
 
         Raises:
@@ -243,67 +271,53 @@ class Editor:
             UltraEditError: writing failed, or another process is at it; what was there
                 before still is.
         """
-        out = Path(folder).resolve()
-        known = self.saved_to | ({self.source.resolve()} if self.source else set())
-        if storage.is_edited_model(out) and out not in known:
-            raise InputError(f"{folder} holds edits of another editor; name another folder")
         if self._is_unedited:
             raise InputError("inside unedited() the model cannot be saved")
-        with nullcontext() if locked else storage.lock(Path(folder)):
-            storage.write(
-                Path(folder),
-                saved.snapshot(self),
-                model=self.model,
-                tokenizer=self.tokenizer,
-                source=self.source,
-            )
-        self.saved_to.add(out)
+        saved.save(self, Path(folder), self.pending.active if journal is None else journal, locked)
+
+    def undo(
+        self, *, to: int | None = None, edit: str | None = None, turn: int | None = None
+    ) -> Undone:
+        """Take edits back, here and in the folder the model was last saved to.
+
+        Args:
+            to: The entry of the journal after which things were as they should be; 0 for
+                the unedited model. Weights and statistics come back bit for bit.
+            edit: The id of one edit instead, whose part is subtracted.
+            turn: The entry of that edit's turn, where its id was used more than once.
+
+        Raises:
+            InputError: there are edits that are not saved, or what is asked for is not in
+                the journal.
+        """
+        if (to is None) == (edit is None):
+            raise InputError("undo takes either a turn to go back to or an edit")
+        return saved.undo(self, to, edit, turn)
 
     @classmethod
     def load(
         cls,
         folder: str | os.PathLike[str],
         *,
-        dtype: str | torch.dtype = "auto",
-        device: str | torch.device = "auto",
-        device_map: str | dict[str, Any] | None = None,
-        trust_remote_code: bool = False,
         options: Mapping[str, Any] | None = None,
+        **place: Any,
     ) -> Editor:
         """The editor that `save` wrote, with its weights, masters, statistics and settings.
 
         Torch's thread count becomes the recorded one: the same turns give the same bits
         only with it.
 
+        Args:
+            folder: What `save` wrote.
+            options: As in `Editor(...)`; those that would change the edits must be as
+                recorded.
+            place: dtype, device and so on, as in `from_pretrained`.
+
         Raises:
             InputError: the folder is no edited model, is damaged, or an option differs
                 from what the model was edited with.
         """
-        snapshot = storage.read(Path(folder))
-        settings = dict(snapshot.settings)
-        saved.refuse_changes(settings, options or {})
-        torch.set_num_threads(settings["threads"])
-        model, tokenizer = load(
-            folder,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-        )
-        method = method_class(settings["method"]).with_settings(settings["method_settings"])
-        editor = cls(
-            model,
-            tokenizer,
-            method=method,
-            modules=settings["modules"],
-            append_eos=settings["append_eos"],
-            tokenization=settings["tokenization"],
-            chat=settings["chat"],
-            batch_tokens=settings["batch_tokens"],
-        )
-        saved.restore(editor, snapshot)
-        editor.source = Path(folder)
-        return editor
+        return saved.load(cls, Path(folder), options or {}, place)
 
     def _encode(self, edit: Edit, place: int) -> Encoded:
         if not isinstance(edit, Edit):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ultraedit import storage
 from ultraedit.errors import InputError
+from ultraedit.history.answers import answers
+from ultraedit.history.neighbours import Neighbour, neighbours
+from ultraedit.history.undo import Undone, undo_edit, undo_to
+from ultraedit.methods.registry import method_class
+from ultraedit.models.load import load as load_model
+from ultraedit.models.load import local_folder
 from ultraedit.storage import Snapshot
+from ultraedit.storage.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
     from ultraedit.editor import Editor
@@ -30,7 +40,136 @@ def settings(editor: Editor) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "turns": editor.turns,
         "edits": editor.edits,
+        "run": editor.run,
     }
+
+
+def about(editor: Editor) -> dict[str, Any]:
+    """What a journal says once: what was edited, and how its weights are laid out."""
+    return {
+        "base": {
+            "name": editor.base_name,
+            "revision": getattr(editor.model.config, "_commit_hash", None),
+        },
+        "weights": {
+            name: {"parameter": target.parameter_name, "transposed": target.transposed}
+            for name, target in editor.bench.targets.items()
+        },
+    }
+
+
+def save(editor: Editor, folder: Path, journal: bool, locked: bool) -> None:
+    """`Editor.save`."""
+    out = folder.resolve()
+    known = editor.saved_to | ({editor.source.resolve()} if editor.source else set())
+    if storage.is_edited_model(out) and out not in known:
+        raise InputError(f"{folder} holds edits of another editor; name another folder")
+    with nullcontext() if locked else storage.lock(folder):
+        update = (
+            editor.pending.update(out, editor.turns, editor.edits, about(editor))
+            if journal
+            else None
+        )
+        storage.write(
+            folder,
+            snapshot(editor),
+            model=editor.model,
+            tokenizer=editor.tokenizer,
+            source=editor.source,
+            update=update,
+        )
+        editor.saved_to.add(out)
+        if journal:
+            _remember(editor, out)
+
+
+def undo(editor: Editor, to: int | None, edit: str | None, turn: int | None) -> Undone:
+    """`Editor.undo`."""
+    out = editor.pending.latest
+    if out is None or editor.pending.changes:
+        raise InputError("undo works on what the journal has: save the model first")
+    with storage.lock(out):
+        with storage.open_journal(out) as journal:
+            if journal.head_digest() != editor.pending.recorded[out].digest:
+                raise InputError(f"{out} was changed since it was read; load it again")
+        author = editor.pending.author
+        if edit is None:
+            assert to is not None
+            undone = undo_to(out, to, author)
+            restore(editor, storage.read(out))
+        else:
+            touched = neighbours(out, edit, turn)
+            records = [record for _, record in touched]
+            before = answers(editor.bench, records)
+            undone = undo_edit(out, edit, turn, author)
+            restore(editor, storage.read(out))
+            measured = [
+                Neighbour(number, record, was, now)
+                for (number, record), was, now in zip(
+                    touched, before, answers(editor.bench, records), strict=True
+                )
+            ]
+            undone = replace(undone, removed=measured[0], neighbours=tuple(measured[1:]))
+        _remember(editor, out)
+    return undone
+
+
+def load(
+    cls: type[Editor], folder: Path, options: Mapping[str, Any], place: Mapping[str, Any]
+) -> Editor:
+    """`Editor.load`."""
+    storage.settle_if_free(folder)
+    snapshot = storage.read(folder)
+    settings = dict(snapshot.settings)
+    keeping = {k: v for k, v in options.items() if k in ("journal", "history", "author")}
+    refuse_changes(settings, {k: v for k, v in options.items() if k not in keeping})
+    torch.set_num_threads(settings["threads"])
+    model, tokenizer = load_model(folder, **place)
+    editor = cls(
+        model,
+        tokenizer,
+        method=method_class(settings["method"]).with_settings(settings["method_settings"]),
+        modules=settings["modules"],
+        append_eos=settings["append_eos"],
+        tokenization=settings["tokenization"],
+        chat=settings["chat"],
+        batch_tokens=settings["batch_tokens"],
+        **keeping,
+    )
+    restore(editor, snapshot)
+    editor.source = folder
+    if storage.Layout(folder).journal.is_file():
+        with storage.open_journal(folder) as journal:
+            head = journal.head()
+        editor.base_name = head.about["base"]["name"]
+        if "history" not in options:
+            editor.pending.keep = head.keep
+        editor.pending.snapshot_every = head.snapshot_every
+        _remember(editor, folder.resolve())
+    elif "journal" not in options:
+        editor.pending.active = False
+    return editor
+
+
+def check_base(editor: Editor, model: str, out: Path) -> None:
+    """Whether `model` is what `out` was edited from.
+
+    Raises:
+        InputError: it is another model.
+    """
+    if model == editor.base_name:
+        return
+    if storage.Layout(out).journal.is_file() and (folder := local_folder(model)) is not None:
+        with storage.open_journal(out) as journal:
+            identity = journal.head().about["base"]["sha256"]
+        if fingerprint_of(folder) == identity:
+            return
+    raise InputError(f"{out} was edited from {editor.base_name}, not from {model}")
+
+
+def _remember(editor: Editor, out: Path) -> None:
+    with storage.open_journal(out) as journal:
+        editor.pending.saved(out, journal.head_digest(), editor.turns)
 
 
 def snapshot(editor: Editor) -> Snapshot:
@@ -55,6 +194,7 @@ def restore(editor: Editor, snapshot: Snapshot) -> None:
         master.set(snapshot.masters[target.parameter_name].to(master.parameter.device))
     editor.method.load_state_dict(snapshot.state)
     editor.turns, editor.edits = snapshot.settings["turns"], snapshot.settings["edits"]
+    editor.run = snapshot.settings.get("run")
 
 
 def refuse_changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> None:

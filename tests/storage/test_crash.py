@@ -254,7 +254,7 @@ def test_a_first_write_that_fails_leaves_no_folder(story, monkeypatch):
 
 def test_the_users_own_files_in_the_folder_survive(story):
     out, _, new, source = story.start("further turn")
-    own = {out / "README.md": "mine", out / "ultraedit" / "journal.db": "later"}
+    own = {out / "README.md": "mine", out / "ultraedit" / "notes.db": "later"}
     for path, text in own.items():
         path.write_text(text)
     story.write(out, new, source)

@@ -9,16 +9,22 @@ import typer
 
 from ultraedit.cli.check import check
 from ultraedit.cli.demo import demo
+from ultraedit.cli.diff import diff
 from ultraedit.cli.edit import edit
 from ultraedit.cli.evaluate import evaluate
 from ultraedit.cli.inspect import inspect
 from ultraedit.cli.listings import methods, models
+from ultraedit.cli.log import log
+from ultraedit.cli.undo import undo
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "edit": edit,
     "evaluate": evaluate,
     "check": check,
+    "log": log,
+    "diff": diff,
+    "undo": undo,
     "inspect": inspect,
     "methods": methods,
     "models": models,

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ultraedit.cli.edit_output import show_plan, show_summary
 from ultraedit.cli.options import (
+    Author,
     CasesFile,
     Device,
     DeviceMap,
@@ -39,6 +41,12 @@ def edit(
             "-o", "--out", help="Folder of the edited model; without it nothing is saved."
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on where an interrupted run with the same --out stopped."
+        ),
+    ] = False,
     method: MethodName = "auto",
     modules: Modules = "auto",
     lr: Annotated[str, typer.Option(help="auto, or the step (eta) as a number.")] = "auto",
@@ -60,6 +68,17 @@ def edit(
         bool | None,
         typer.Option(help="Evaluate all cases afterwards.  [default: only without --out]"),
     ] = None,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Turns from one save to the next; a crash loses these.")
+    ] = 1,
+    history: Annotated[
+        str | None,
+        typer.Option(help="Turns that can be undone: full, a number, or none.  [default: full]"),
+    ] = None,
+    journal: Annotated[
+        bool | None, typer.Option(help="Keep a journal in --out, or do not.  [default: keep it]")
+    ] = None,
+    author: Author = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and check everything; change nothing.")
     ] = False,
@@ -67,68 +86,67 @@ def edit(
 ) -> None:
     """Write a file of facts into a model, turn by turn.
 
-    Interrupted once, it ends after the running turn and saves what is done.
+    Saved after every turn: interrupted or killed, it is gone on with by --resume. The first
+    interrupt lets the running turn end.
     """
     from ultraedit import Editor, storage
     from ultraedit.cli.console import note, print_json, progress_bar, quiet_libraries
     from ultraedit.data import read_cases
-    from ultraedit.errors import InputError, UltraEditError
-    from ultraedit.models.load import resolve
+    from ultraedit.history.run import Progress, resumed, write_all
+    from ultraedit.saved import check_base
 
     quiet_libraries()
     step = _number(lr)
-    source = Path(resolve(model))
-    in_place = out is not None and out.exists() and source.exists() and out.samefile(source)
-    if out is not None and not in_place:
-        storage.check_destination(out)
-        if storage.is_edited_model(out):
-            raise InputError(
-                f"{out} is an edited model; to go on with it, name it as the model too"
-            )
+    source = _source(model, out, resume)
+    given: dict[str, Any] = {"journal": journal, "history": history, "author": author}
     with ExitStack() as stack:
         if out is not None and not dry_run:
             stack.enter_context(storage.lock(out))
         editor = Editor.from_pretrained(
-            model, method=method, modules=modules, lr=step, append_eos=append_eos, chat=chat,
+            source, method=method, modules=modules, lr=step, append_eos=append_eos, chat=chat,
             batch_tokens=batch_tokens,
             dtype=dtype, device=device, device_map=device_map,
+            **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
+        if out is None:
+            editor.pending.active = False
+        elif resume and source != model:
+            check_base(editor, model, out)
         count, contradictions = _check_all(editor, read_cases(file, limit=limit))
         if contradictions and not as_json:
             note(f"warning: {contradictions}; in one turn both are written, later turns win")
+        progress = Progress(file, turn_size, count)
+        if resume:
+            edits = (case.edit for case in read_cases(file, limit=limit))
+            progress = resumed(editor.run, progress, edits)
+        begun = progress.records
         summary: dict[str, Any] = {
             "model": model, "file": file,
             "method": editor.method.info.name, "modules": editor.modules,
-            "edits": count, "turns": -(-count // turn_size), "contradictions": contradictions,
-            "out": None if out is None else str(out),
+            "resumed_at": begun if resume else None,
+            "edits": count - begun, "turns": -(-(count - begun) // turn_size),
+            "contradictions": contradictions, "out": None if out is None else str(out),
         }  # fmt: skip
         if dry_run:
-            return _show_plan(summary | {"dry_run": True}, editor, turn_size, as_json)
-        turns, seconds = 0, 0.0
-        not_learned: list[str] = []
-        edits = (case.edit for case in read_cases(file, limit=limit))
-        done = 0
-        failure: UltraEditError | None = None
-        with progress_bar("editing", count, as_json) as advance, _interruptible() as interrupted:
-            while not interrupted() and (batch := list(islice(edits, turn_size))):
-                try:
-                    turn = editor.edit(batch)
-                except UltraEditError as error:
-                    failure = error
-                    break
-                turns, seconds = turns + 1, seconds + turn.seconds
-                for place, (one, learned) in enumerate(zip(turn.edits, turn.learned, strict=True)):
-                    if not learned:
-                        not_learned.append(one.id or str(done + place + 1))
-                done += len(batch)
-                advance(len(batch))
-        # What was written before a turn failed is good, and may have taken hours.
-        if out is not None and (turns or not failure):
-            editor.save(out, locked=True)
-        if failure:
-            if turns and out is not None:
-                note(f"the {done} edits before it are saved in {out}")
-            raise failure
+            return show_plan(summary | {"dry_run": True}, editor, turn_size, as_json)
+        edits = (case.edit for case in islice(read_cases(file, limit=limit), begun, None))
+        with (
+            progress_bar("editing", count - begun, as_json) as advance,
+            _interruptible() as interrupted,
+        ):
+            outcome = write_all(
+                editor,
+                edits,
+                progress,
+                save=None if out is None else lambda: editor.save(out, locked=True),
+                save_every=save_every,
+                stop=interrupted,
+                on_turn=lambda turn: advance(len(turn.edits)),
+            )
+        if outcome.failure:
+            if outcome.turns and out is not None:
+                note(f"the {outcome.edits} edits before it are saved in {out}; --resume goes on")
+            raise outcome.failure
         report = None
         if not interrupted() and (evaluate or (evaluate is None and out is None)):
             with progress_bar("evaluating", count, as_json) as advance:
@@ -138,22 +156,53 @@ def edit(
                     on_case=lambda result: advance(1),
                 )
         summary |= {
-            "edits": done,
-            "turns": turns,
-            "learned": done - len(not_learned),
-            "not_learned": not_learned,
+            "edits": outcome.edits,
+            "turns": outcome.turns,
+            "learned": outcome.edits - len(outcome.not_learned),
+            "not_learned": outcome.not_learned,
             "lr": getattr(editor.method, "lr", None),
-            "seconds": round(seconds, 3),
+            "seconds": round(outcome.seconds, 3),
             "interrupted": interrupted(),
             "report": report.to_dict() if report else None,
         }
         if as_json:
             print_json(summary)
         else:
-            _show_summary(summary, report, count)
+            show_summary(summary, report, count)
     if interrupted():
         raise typer.Exit(INTERRUPTED)
     return None
+
+
+def _source(model: str, out: Path | None, resume: bool) -> str:
+    """What to load: the model, or the edited model that is to be gone on with.
+
+    Raises:
+        InputError: `out` may not be written to, or there is nothing to resume in.
+    """
+    from ultraedit import storage
+    from ultraedit.cli.console import note
+    from ultraedit.errors import InputError
+    from ultraedit.models.load import resolve
+
+    if out is None:
+        if resume:
+            raise InputError("--resume needs --out, the folder of the interrupted run")
+        return model
+    source = Path(resolve(model))
+    if out.exists() and source.exists() and out.samefile(source):
+        return model
+    storage.check_destination(out)
+    if not storage.is_edited_model(out):
+        if resume:
+            note(f"nothing is written in {out} yet: beginning")
+        return model
+    if not resume:
+        raise InputError(
+            f"{out} is an edited model; --resume goes on with an interrupted run, and to write"
+            " more into it name it as the model too"
+        )
+    return str(out)
 
 
 def _number(lr: str) -> float | str:
@@ -194,39 +243,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: bool) -> None:
-    from ultraedit.cli.console import print_json, show
-    from ultraedit.models.memory import edit_memory, readable
-
-    memory = edit_memory(editor.model, editor.modules, turn_size)
-    if as_json:
-        return print_json(summary | {"memory": memory})
-    show(
-        f"{summary['edits']} edits in {summary['turns']} turns,"
-        f" into {len(editor.modules)} modules:",
-        *(f"  {name}" for name in editor.modules),
-        *(f"{what}: {readable(size)}" for what, size in memory.items()),
-        "dry run: nothing was changed",
-    )
-    return None
-
-
-def _show_summary(summary: dict[str, Any], report: Any, total: int) -> None:
-    from ultraedit.cli.console import note, report_table, show
-
-    lost = summary["not_learned"]
-    step = "" if summary["lr"] is None else f", lr {summary['lr']:.3g}"
-    show(
-        f"edits: {summary['edits']}, turns: {summary['turns']}, learned in their turn:"
-        f" {summary['learned']}, {summary['seconds']:.1f} s{step}"
-    )
-    if lost:
-        show(f"not learned: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}")
-    if report is not None:
-        show(report_table(report))
-    if summary["out"]:
-        show(f"edited model: {summary['out']}")
-    if summary["interrupted"]:
-        note(f"interrupted: {summary['edits']} of {total} edits are written")

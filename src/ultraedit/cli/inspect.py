@@ -13,14 +13,14 @@ def inspect(
     turn_size: TurnSize = 100,
     as_json: Json = False,
 ) -> None:
-    """Show which modules would be edited, their shapes, and the memory an edit will need.
+    """Show which modules would be edited, their shapes, and the memory and disk it will need.
 
     Reads the configuration only, so a model of any size is inspected at once.
     """
     from ultraedit import storage
     from ultraedit.cli.console import print_json, quiet_libraries, show
     from ultraedit.models.load import load_skeleton, resolve
-    from ultraedit.models.memory import edit_memory, readable, shape_of
+    from ultraedit.models.memory import disk_cost, edit_memory, readable, shape_of
     from ultraedit.models.presets import choose_modules, preset_of
 
     quiet_libraries()
@@ -31,6 +31,7 @@ def inspect(
     names = choose_modules(skeleton, wanted)
     preset = preset_of(skeleton)
     memory = edit_memory(skeleton, names, turn_size)
+    disk = disk_cost(skeleton, names, turn_size)
     result: dict[str, Any] = {
         "model": model,
         "architecture": type(skeleton).__name__,
@@ -50,6 +51,7 @@ def inspect(
         ],
         "turn_size": turn_size,
         "memory": memory,
+        "disk": disk,
     }
     if as_json:
         return print_json(result)
@@ -71,5 +73,10 @@ def inspect(
     )
     for what, size in memory.items():
         needs.add_row(what, readable(size))
-    show(needs)
+    takes = Table(
+        f"disk in turns of {turn_size}", "", caption="--history full|N|none bounds the history"
+    )
+    for what, size in disk.items():
+        takes.add_row(what, readable(size))
+    show(needs, takes)
     return None

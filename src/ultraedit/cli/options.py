@@ -11,6 +11,7 @@ Model = Annotated[
     str,
     typer.Argument(help="Hub id, local folder, an edited model, or `demo`.", show_default=False),
 ]
+Out = Annotated[Path, typer.Argument(help="An edited model.", show_default=False)]
 CasesFile = Annotated[
     str,
     typer.Argument(
@@ -31,6 +32,9 @@ Modules = Annotated[
 ]
 TurnSize = Annotated[int, typer.Option(min=1, help="Edits written at once.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read only the first N records.")]
+Author = Annotated[
+    str | None, typer.Option(help="Who makes the change, for the journal.  [default: user@host]")
+]
 PerCase = Annotated[
     Path | None, typer.Option(help="Write every case's scores to this .jsonl, joined by id.")
 ]

@@ -151,6 +151,23 @@ class Method(ABC):
         """Everything a later turn depends on, as tensors."""
         return {}
 
+    def record(self) -> dict[str, Tensor]:
+        """What the journal keeps of the turn just made, beside its shifts.
+
+        By default the whole state. A method whose state is large keeps what `replay`
+        needs to follow the turn, and overrides both.
+        """
+        return self.state_dict()
+
+    def replay(self, record: Mapping[str, Tensor], passes: Sequence[Shifts]) -> None:
+        """Bring the state from before a turn to after it, bit for bit.
+
+        Args:
+            record: What `record` returned after that turn.
+            passes: The shifts of the turn, pass by pass.
+        """
+        self.load_state_dict(record)
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state_dict` gave.
 

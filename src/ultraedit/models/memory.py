@@ -42,6 +42,26 @@ def edit_memory(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[
     }
 
 
+def disk_cost(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[str, int]:
+    """Bytes that an edited model takes on disk beside its base, by purpose.
+
+    Weights are written anew by every save; shifts stay for every turn that can be undone,
+    and a snapshot for every fifty.
+    """
+    shapes = [shape_of(model.get_submodule(name)) for name in names]
+    served = [model.get_submodule(name).weight for name in names]
+    edited = 4 * sum(d * e for d, e in shapes)
+    own = sum(w.numel() * w.element_size() for w in served)  # type: ignore[misc,operator,union-attr]
+    halves = sum(w.numel() for w in served if w.dtype != torch.float32)  # type: ignore[misc,operator,union-attr]
+    n = turn_size * ANSWER_TOKENS_PER_EDIT
+    return {
+        "edited weights, originals": 2 * own,
+        "masters": 4 * halves,
+        "history, per turn": sum(4 * n * (d + e) + 8 * n for d, e in shapes),
+        "history, per snapshot": edited,
+    }
+
+
 def readable(size: int) -> str:
     value = float(size)
     for unit in _UNITS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,13 +118,13 @@ def named_failures(path: Path) -> Iterator[None]:
     """Turn what the system refuses into one line that names the path and the reason.
 
     Raises:
-        UltraEditError: for every `OSError` and every failure of the safetensors library.
+        UltraEditError: for every `OSError` and every failure of safetensors and SQLite.
     """
     try:
         yield
     except OSError as error:
         raise UltraEditError(f"cannot write {path}: {error}") from error
-    except SafetensorError as error:
+    except (SafetensorError, sqlite3.Error) as error:
         reason = " ".join(str(error).split())
         raise UltraEditError(f"cannot write {path}: {reason}") from error
 

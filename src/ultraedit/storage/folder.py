@@ -1,35 +1,25 @@
-"""Writing and reading OUT: base shards once, one small version per turn, editor.json last."""
+"""Writing and reading OUT: base shards once, one small version per turn, then what decides."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ultraedit.errors import InputError
-from ultraedit.storage.atomic import (
-    TEMPORARY,
-    Measured,
-    discard,
-    named_failures,
-    place,
-    replace,
-    stage,
-    sync_folder,
-    write_file,
-)
-from ultraedit.storage.base import Base, build_base
-from ultraedit.storage.cards import move_cards, stage_cards
-from ultraedit.storage.layout import INTERNAL, Layout, check_destination
-from ultraedit.storage.manifest import FileRecord, Manifest, check_size, read_manifest
-from ultraedit.storage.shards import read_header, read_tensor, read_tensors, write_tensors
+from ultraedit.storage.atomic import named_failures, sync_folder, write_file
+from ultraedit.storage.decision import Update, clear_beyond
+from ultraedit.storage.filerecord import check_size
+from ultraedit.storage.journal import Journal
+from ultraedit.storage.layout import INTERNAL, Layout, check_destination, is_edited_model
+from ultraedit.storage.manifest import Manifest, read_manifest
+from ultraedit.storage.shards import read_header, read_tensor, read_tensors
 from ultraedit.storage.snapshot import Snapshot, same_bits
+from ultraedit.storage.version import commit, draft_all, draft_turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,9 +29,10 @@ def write(
     out: str | Path,
     snapshot: Snapshot,
     *,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
     source: str | Path | None,
+    update: Update | None = None,
 ) -> None:
     """Write a version of an edited model into `out`.
 
@@ -54,22 +45,26 @@ def write(
             of any when it is `source` itself.
         snapshot: What to write.
         model: The edited model; saved whole when `source` does not have its weights as
-            safetensors.
-        tokenizer: Its tokenizer.
+            safetensors. None will do for a further version of the same weights.
+        tokenizer: Its tokenizer, or None likewise.
         source: The local folder the model was loaded from, itself an edited model or not.
+        update: What the journal is to say of it; None for an `out` without a journal.
 
     Raises:
         InputError: `out` is something else, or holds edits of another model.
-        UltraEditError: a file cannot be written.
+        UltraEditError: a file cannot be written, or another process wrote meanwhile.
     """
     out, source = Path(out), None if source is None else Path(source)
     json.dumps(dict(snapshot.settings))  # what JSON cannot hold is refused before any writing
     with named_failures(out):
         check_destination(out)
         layout = Layout(out)
-        previous = read_manifest(out) if layout.manifest.is_file() else None
-        turn_only = previous is not None and _same_base(layout, previous, snapshot)
-        if previous is not None and not turn_only and not _same_folder(out, source):
+        previous = read_manifest(out) if is_edited_model(out) else None
+        # Whoever goes on from the journal's head has compared the originals before.
+        goes_on = update is not None and update.follows is not None and layout.journal.exists()
+        turn_only = previous is not None and (goes_on or _same_base(layout, previous, snapshot))
+        may_change = update is None and previous is not None and _same_folder(out, source)
+        if previous is not None and not turn_only and not may_change:
             raise InputError(
                 f"{out} holds edits of other modules or of another model; name another folder"
             )
@@ -77,10 +72,10 @@ def write(
         try:
             _begin(layout, previous)
             if previous is not None and turn_only:
-                draft = _draft_turn(layout, previous, snapshot)
+                draft = draft_turn(layout, previous, snapshot, update)
             else:
-                draft = _draft_all(layout, snapshot, model, tokenizer, source)
-            _commit(layout, draft)
+                draft = draft_all(layout, snapshot, model, tokenizer, source, update)
+            commit(layout, draft, first=previous is None)
         except BaseException:
             with suppress(OSError, InputError):
                 _tidy(layout, previous, created)
@@ -88,6 +83,7 @@ def write(
     # The version counts by now; files that cannot be deleted are left to the next write.
     with suppress(OSError):
         layout.sweep(draft.manifest.files(layout))
+        draft.decision.tidy()
         layout.unfinished.unlink(missing_ok=True)
 
 
@@ -141,84 +137,6 @@ def _read(layout: Layout, manifest: Manifest) -> Snapshot:
     )
 
 
-@dataclass(frozen=True)
-class _Draft:
-    """A version whose files are all on disk, and that only the renaming will make count."""
-
-    manifest: Manifest
-    staged_manifest: Path
-    staged_index: Path
-    cards: Path | None
-
-
-def _draft_turn(layout: Layout, previous: Manifest, snapshot: Snapshot) -> _Draft:
-    """A further version over the base and the originals that are there."""
-    base = Base(previous.base, previous.keys, previous.source, None)
-    return _draft(layout, snapshot, base, previous.originals, None)
-
-
-def _draft_all(
-    layout: Layout,
-    snapshot: Snapshot,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    source: Path | None,
-) -> _Draft:
-    """A first version, or one that edits other weights than the version before."""
-    scratch, cards = layout.out / f"{TEMPORARY}model", layout.out / f"{TEMPORARY}cards"
-    base = build_base(layout, snapshot, model, source, scratch)
-    discard(scratch)
-    stage_cards(cards, model, tokenizer, source, base.quantization)
-    path = layout.internal / "originals.safetensors"
-    if path.exists():
-        path = path.with_name(f"originals-{layout.free_tag(snapshot.version)}.safetensors")
-    originals = _write(path, snapshot.originals)
-    return _draft(layout, snapshot, base, originals, cards)
-
-
-def _draft(
-    layout: Layout, snapshot: Snapshot, base: Base, originals: FileRecord, cards: Path | None
-) -> _Draft:
-    tag = layout.free_tag(snapshot.version)
-    masters = snapshot.separate_masters()
-    served = {key: snapshot.served[parameter] for parameter, key in base.keys.items()}
-    manifest = Manifest(
-        version=snapshot.version,
-        settings=dict(snapshot.settings),
-        keys=dict(base.keys),
-        edited=_write(layout.out / f"edited-{tag}.safetensors", served),
-        originals=originals,
-        masters=_write(layout.internal / f"masters-{tag}.safetensors", masters)
-        if masters
-        else None,
-        state=_write(layout.internal / f"state-{tag}.safetensors", snapshot.state),
-        base=dict(base.files),
-        source=base.source,
-    )
-    # Both are complete on disk before either counts, so that a full disk cannot part them.
-    index = _stage_text(layout.index, _index_text(layout.out, manifest))
-    return _Draft(manifest, _stage_text(layout.manifest, manifest.to_json()), index, cards)
-
-
-def _commit(layout: Layout, draft: _Draft) -> None:
-    """Make a draft count: from here on only names change."""
-    before = layout.index.with_name(f"{TEMPORARY}before-{layout.index.name}")
-    if layout.index.exists():
-        place(layout.index, before)
-    if draft.cards is not None:
-        move_cards(draft.cards, layout.out)
-    try:
-        replace(draft.staged_index, layout.index)
-        os.replace(draft.staged_manifest, layout.manifest)
-    except BaseException:
-        if before.exists():
-            replace(before, layout.index)
-        else:
-            layout.index.unlink(missing_ok=True)
-        raise
-    sync_folder(layout.internal)
-
-
 def _begin(layout: Layout, previous: Manifest | None) -> None:
     """Make the folder where there is none, and clear away what a crash left in it."""
     if not layout.out.exists():
@@ -232,8 +150,15 @@ def _begin(layout: Layout, previous: Manifest | None) -> None:
 
 def _tidy(layout: Layout, previous: Manifest | None, created: bool) -> None:
     """After a failure, delete what was begun; the folder too if it was made for this."""
-    counting = read_manifest(layout.out) if layout.manifest.is_file() else previous
+    counting = read_manifest(layout.out) if is_edited_model(layout.out) else previous
     layout.sweep(_kept(layout, counting))
+    last = -1
+    if layout.journal.exists():
+        with Journal(layout.journal) as journal:
+            last = journal.head().number
+    clear_beyond(layout, last)
+    if counting is None and layout.history.is_dir():
+        layout.history.rmdir()
     if counting is None and not {path.name for path in layout.out.iterdir()} - {INTERNAL}:
         layout.unfinished.unlink(missing_ok=True)
         if created:
@@ -260,25 +185,3 @@ def _same_base(layout: Layout, previous: Manifest, snapshot: Snapshot) -> bool:
 
 def _same_folder(out: Path, source: Path | None) -> bool:
     return source is not None and source.exists() and os.path.samefile(out, source)
-
-
-def _index_text(out: Path, manifest: Manifest) -> str:
-    weight_map, total = {}, 0
-    for name in (*manifest.base, manifest.edited.name):
-        for key, entry in read_header(out / name).tensors.items():
-            weight_map[key] = name
-            total += entry.size
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    return json.dumps(index, indent=2) + "\n"
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
-    measured = write_file(path, lambda sink: write_tensors(tensors, sink))
-    return FileRecord(path.name, measured.size, measured.digest.hexdigest())
-
-
-def _stage_text(path: Path, text: str) -> Path:
-    def fill(sink: Measured) -> None:
-        sink.write(memoryview(text.encode()))
-
-    return stage(path, fill)[0]

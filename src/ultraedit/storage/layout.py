@@ -16,6 +16,7 @@ INTERNAL = "ultraedit"
 BASE = re.compile(r"base\d*-\d{5}-of-\d{5}\.safetensors")
 EDITED = re.compile(r"edited-v[\d-]+\.safetensors")
 VERSIONED = re.compile(r"(originals|masters|state)(-v[\d-]+)?\.safetensors")
+HISTORY = re.compile(r"(\d{8,})-(factors|snapshot)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,18 @@ class Layout:
 
     @property
     def manifest(self) -> Path:
-        """The file that says which version counts."""
+        """The file that says which version counts, where there is no journal."""
         return self.internal / "editor.json"
+
+    @property
+    def journal(self) -> Path:
+        """The database that says which version counts, and how it came about."""
+        return self.internal / "journal.db"
+
+    @property
+    def history(self) -> Path:
+        """The folder of the journal's shifts and snapshots."""
+        return self.internal / "history"
 
     @property
     def index(self) -> Path:
@@ -56,6 +67,18 @@ class Layout:
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.name.startswith(TEMPORARY) or any(p.fullmatch(path.name) for p in ours):
                     yield path
+
+    def history_files(self) -> Iterator[tuple[Path, int, str]]:
+        """Every file of the history, with the number of its entry and what it holds."""
+        for path in sorted(self.history.iterdir()) if self.history.is_dir() else ():
+            if match := HISTORY.fullmatch(path.name):
+                yield path, int(match[1]), match[2]
+            elif path.name.startswith(TEMPORARY):
+                yield path, -1, "leftover"
+
+    def history_file(self, number: int, what: str) -> Path:
+        """Where an entry's `factors` or `snapshot` lie."""
+        return self.history / f"{number:08d}-{what}.safetensors"
 
     def indexed(self) -> set[Path]:
         """The weight files that `from_pretrained` would read now."""
@@ -93,7 +116,8 @@ class Layout:
 
 def is_edited_model(folder: str | Path) -> bool:
     """Whether `folder` is an edited model that `read` may be asked for."""
-    return Layout(Path(folder)).manifest.is_file()
+    layout = Layout(Path(folder))
+    return layout.journal.is_file() or layout.manifest.is_file()
 
 
 def check_destination(out: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ultraedit.errors import UltraEditError
 from ultraedit.storage.atomic import named_failures
-from ultraedit.storage.layout import Layout, check_destination
+from ultraedit.storage.layout import Layout, check_destination, is_edited_model
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def lock(out: str | Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if not layout.manifest.exists():
+            if not is_edited_model(out):
                 _leave_no_trace(layout, created)
 
 

@@ -1,8 +1,10 @@
-"""`editor.json`: the one file that says which version of an edited model counts."""
+"""What the version of an edited model that counts consists of, wherever that is written.
+
+With a journal its last commit says it, without one the file `editor.json`.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,31 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ultraedit.errors import InputError
+from ultraedit.storage.filerecord import FileRecord, plain
+from ultraedit.storage.journal import Journal, damage_named
 from ultraedit.storage.layout import Layout, is_edited_model
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file as it was written: enough to notice that it changed."""
-
-    name: str
-    size: int
-    sha256: str
-
-    def check(self, folder: Path) -> Path:
-        """The file's path, once its content was found to be what was written.
-
-        Raises:
-            InputError: it is missing, truncated or altered.
-        """
-        path = folder / self.name
-        check_size(path, self.size)
-        with open(path, "rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != self.sha256:
-                raise InputError(f"{path} was altered: its checksum is not the recorded one")
-        return path
 
 
 @dataclass(frozen=True)
@@ -64,7 +46,7 @@ class Manifest:
     source: str | None
 
     def files(self, layout: Layout) -> set[Path]:
-        """Every file that this version needs, editor.json apart."""
+        """Every file that this version needs, but for what decides and the history."""
         inside = [self.originals, self.state] + ([self.masters] if self.masters else [])
         return (
             {layout.out / name for name in self.base}
@@ -83,64 +65,61 @@ class Manifest:
 
 
 def read_manifest(out: Path) -> Manifest:
-    """Read editor.json.
+    """Read which version counts.
 
     Raises:
-        InputError: `out` is no edited model, or one that this version cannot read.
+        InputError: `out` is no edited model, or one that this ultraedit cannot read.
     """
+    layout = Layout(out)
     if not is_edited_model(out):
-        raise InputError(f"{out} is no edited model: it has no ultraedit/editor.json")
-    path = Layout(out).manifest
+        raise InputError(f"{out} is no edited model: it has no ultraedit/{layout.manifest.name}")
+    if layout.journal.is_file():
+        with Journal(layout.journal) as journal, damage_named(layout.journal):
+            return parse_manifest(journal.head().manifest, layout.journal)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = layout.manifest.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _damaged(layout.manifest) from error
+    return parse_manifest(text, layout.manifest)
+
+
+def parse_manifest(text: str, path: Path) -> Manifest:
+    """A manifest from its JSON text; `path` says where it was found.
+
+    Raises:
+        InputError: it is none, or of a later format.
+    """
+    try:
+        content = json.loads(text)
         written = content.pop("format")
         if not isinstance(written, int):
             raise TypeError("format")
         if written <= FORMAT:
             return _manifest(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: it is not the editor.json of an OUT") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path) from error
     raise InputError(
         f"{path} has format {written}, this ultraedit reads up to {FORMAT}: update ultraedit"
     )
 
 
-def check_size(path: Path, size: int) -> None:
-    """Check that a file is there and whole.
-
-    Raises:
-        InputError: it is missing or has another size.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} is missing")
-    if (found := path.stat().st_size) != size:
-        raise InputError(f"{path} was truncated or altered: {found} bytes instead of {size}")
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is damaged: it is not the {path.name} of an OUT")
 
 
 def _manifest(content: Mapping[str, Any]) -> Manifest:
     if not all(isinstance(content[name], dict) for name in ("settings", "keys", "base")):
         raise TypeError("not a mapping")
     for name in content["base"]:
-        _plain(name)
+        plain(name)
     return Manifest(
         version=int(content["version"]),
         settings=content["settings"],
         keys=content["keys"],
-        edited=_record(content["edited"]),
-        originals=_record(content["originals"]),
-        masters=None if content["masters"] is None else _record(content["masters"]),
-        state=_record(content["state"]),
+        edited=FileRecord.of_json(content["edited"]),
+        originals=FileRecord.of_json(content["originals"]),
+        masters=None if content["masters"] is None else FileRecord.of_json(content["masters"]),
+        state=FileRecord.of_json(content["state"]),
         base=content["base"],
         source=content["source"],
     )
-
-
-def _record(content: Mapping[str, Any]) -> FileRecord:
-    return FileRecord(_plain(content["name"]), int(content["size"]), str(content["sha256"]))
-
-
-def _plain(name: str) -> str:
-    # A name with a folder in it would make reading, and sweeping, leave OUT.
-    if Path(name).name != name:
-        raise ValueError(f"{name} is not the name of a file in the folder")
-    return name

@@ -55,6 +55,7 @@ class UltraEdit(Method):
         name="ultraedit",
         summary="closed-form shifts from normalised hidden states and gradients",
         reference="arXiv:2505.14679",
+        exports=("checkpoint", "delta", "lora"),
     )
     Config = UltraEditConfig
 

@@ -1,0 +1,52 @@
+"""What `ultraedit edit` tells people: the plan beforehand, the outcome afterwards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ultraedit import Editor
+
+
+def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: bool) -> None:
+    from ultraedit.cli.console import print_json, show
+    from ultraedit.models.memory import disk_cost, edit_memory, readable
+
+    memory = edit_memory(editor.model, editor.modules, turn_size)
+    disk = disk_cost(editor.model, editor.modules, turn_size)
+    if as_json:
+        return print_json(summary | {"memory": memory, "disk": disk})
+    show(
+        f"{summary['edits']} edits in {summary['turns']} turns,"
+        f" into {len(editor.modules)} modules:",
+        *(f"  {name}" for name in editor.modules),
+        *(f"memory, {what}: {readable(size)}" for what, size in memory.items()),
+        *(f"disk, {what}: {readable(size)}" for what, size in disk.items() if summary["out"]),
+        "dry run: nothing was changed",
+    )
+    return None
+
+
+def show_summary(summary: dict[str, Any], report: Any, total: int) -> None:
+    from ultraedit.cli.console import note, report_table, show
+
+    lost = summary["not_learned"]
+    step = "" if summary["lr"] is None else f", lr {summary['lr']:.3g}"
+    show(
+        f"edits: {summary['edits']}, turns: {summary['turns']}, learned in their turn:"
+        f" {summary['learned']}, {summary['seconds']:.1f} s{step}"
+    )
+    if summary["resumed_at"]:
+        show(f"resumed after {summary['resumed_at']} edits that were written before")
+    if lost:
+        show(f"not learned: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}")
+    if report is not None:
+        show(report_table(report))
+    if summary["out"]:
+        show(f"edited model: {summary['out']}")
+    if summary["interrupted"]:
+        written = summary["edits"] + (summary["resumed_at"] or 0)
+        note(
+            f"interrupted: {written} of {total} edits are written"
+            + ("; --resume goes on" if summary["out"] else "")
+        )

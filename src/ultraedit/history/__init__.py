@@ -1,0 +1,1 @@
+"""What happened to an edited model, and how to take it back."""

@@ -1,0 +1,47 @@
+"""What a state of a model says to the prompts of edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ultraedit.evaluation.evaluate import ANSWER_TOKENS
+from ultraedit.evaluation.generation import generate_answers
+from ultraedit.storage import EditRecord
+
+if TYPE_CHECKING:
+    from ultraedit.bench import Bench
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says to an edit's prompt: free, and whether every target token leads."""
+
+    text: str
+    learned: bool
+
+
+def answers(bench: Bench, records: Sequence[EditRecord]) -> list[Answer]:
+    """The answers of the model as it is now, in the order of the edits."""
+    if not records:
+        return []
+    first = [r.target if isinstance(r.target, str) else r.target[0] for r in records]
+    said = generate_answers(
+        bench.model,
+        bench.tokenizer,
+        [bench.encoder.prompt_ids(record.prompt) for record in records],
+        max_new_tokens=ANSWER_TOKENS,
+        batch_tokens=bench.batch_tokens,
+        device=bench.device,
+        query=bench.query,
+    )
+    scored = bench.score(
+        [
+            bench.encoder.encode(record.prompt, target)
+            for record, target in zip(records, first, strict=True)
+        ]
+    )
+    return [
+        Answer(free.text, bool(one.correct.all())) for free, one in zip(said, scored, strict=True)
+    ]

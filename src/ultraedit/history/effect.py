@@ -1,0 +1,48 @@
+"""Which turns and edits are in effect, given everything that happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ultraedit.storage import Outline
+
+
+@dataclass(frozen=True)
+class InEffect:
+    """What makes up a state.
+
+    Attributes:
+        turns: Entries of the turns in effect, oldest first.
+        removed: Entry and place of the edits that were taken out of them.
+        entries: Every entry on the way to the state, undos of edits and gaps included.
+    """
+
+    turns: tuple[int, ...]
+    removed: frozenset[tuple[int, int]]
+    entries: tuple[int, ...]
+
+
+def in_effect(outline: Mapping[int, Outline], number: int) -> InEffect:
+    """Follow the history back from the state after entry `number`.
+
+    An undo goes on where the state that it brought back came from.
+    """
+    turns: list[int] = []
+    removed: set[tuple[int, int]] = set()
+    passed: list[int] = []
+    while number > 0:
+        entry = outline[number]
+        if entry.kind == "undo":
+            assert entry.of is not None
+            number = entry.of
+            continue
+        passed.append(number)
+        if entry.kind == "turn":
+            turns.append(number)
+        elif entry.kind == "undo-edit":
+            assert entry.of is not None
+            assert entry.place is not None
+            removed.add((entry.of, entry.place))
+        number -= 1
+    return InEffect(tuple(reversed(turns)), frozenset(removed), tuple(reversed(passed)))

@@ -1,0 +1,140 @@
+"""The state after any entry, bit for bit: a snapshot, then the same shifts through `apply`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ultraedit.core.apply import shifted
+from ultraedit.core.shift import Shift
+from ultraedit.errors import InputError
+from ultraedit.methods.registry import method_class
+from ultraedit.storage import (
+    Entry,
+    Head,
+    Journal,
+    Layout,
+    Snapshot,
+    open_journal,
+    parse_manifest,
+    read_factors,
+    read_snapshot,
+    read_tensors,
+    rebuildable,
+)
+
+
+def rebuild(out: Path, number: int) -> Snapshot:
+    """The weights, statistics and settings that `out` had after an entry.
+
+    Subtracting later shifts would not be exact in floating point; adding the same ones to
+    the same weights, on the same kind of device with as many threads, is.
+
+    Raises:
+        InputError: there is no such entry, or what it is rebuilt from is not kept, or was
+            altered.
+    """
+    layout = Layout(out)
+    with open_journal(out) as journal:
+        head = journal.head()
+        check_rebuildable(journal, head, number)
+        manifest = parse_manifest(head.manifest, layout.journal)
+        originals = read_tensors(manifest.originals.check(layout.internal))
+        start = max(s for s in head.snapshots if s <= number)
+        beginning = journal.entry(start)
+        if beginning.snapshot is None:
+            raise InputError(f"{layout.journal} names no snapshot for entry {start}")
+        masters, state = read_snapshot(layout.history, beginning.snapshot)
+        if not masters:
+            masters = {name: weight.float() for name, weight in originals.items()}
+        settings = dict(manifest.settings)
+        method = method_class(settings["method"]).with_settings(settings["method_settings"])
+        method.load_state_dict(state)
+        last = beginning
+        with threads(settings["threads"]):
+            for entry in journal.entries(start + 1, number):
+                assert entry.factors is not None
+                passes, record = read_factors(layout.history, entry.factors)
+                for shifts in passes:
+                    masters = apply_shifts(masters, shifts, head, entry.device)
+                if entry.kind == "turn":
+                    method.replay(record, passes)
+                last = entry
+    settings |= {"turns": last.turns, "edits": last.edits, "run": last.run}
+    return Snapshot(
+        served=served(masters, originals),
+        masters=masters,
+        originals=originals,
+        state=method.state_dict(),
+        settings=settings,
+        version=last.turns,
+    )
+
+
+def apply_shifts(
+    masters: Mapping[str, Tensor], shifts: Mapping[str, Shift], head: Head, device: str
+) -> dict[str, Tensor]:
+    """Masters after the shifts of one pass.
+
+    Args:
+        masters: By parameter name, float32 on the CPU.
+        shifts: By module name.
+        head: Knows the modules' parameters.
+        device: The kind of device to add on, where there is one.
+    """
+    place = torch.device(device if device == "cpu" or torch.cuda.is_available() else "cpu")
+    result = dict(masters)
+    for module, shift in shifts.items():
+        weight = head.about["weights"][module]
+        parameter = weight["parameter"]
+        master = result[parameter].to(place)
+        result[parameter] = shifted(master, shift, weight["transposed"]).cpu()
+    return result
+
+
+def served(masters: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as served: the masters' rounding to the dtype of the originals."""
+    return {name: masters[name].to(original.dtype) for name, original in originals.items()}
+
+
+def check_rebuildable(journal: Journal, head: Head, number: int) -> Entry:
+    """The entry, if the state after it can be rebuilt.
+
+    Raises:
+        InputError: it cannot; says which can.
+    """
+    if not 0 <= number <= head.number:
+        raise InputError(f"there is no turn {number}: the history goes from 0 to {head.number}")
+    kept = rebuildable(head, journal.outline())
+    if number not in kept:
+        raise InputError(
+            f"the state after turn {number} cannot be rebuilt: its shifts are not kept;"
+            f" these can: {spans(sorted(kept))}"
+        )
+    return journal.entry(number)
+
+
+def spans(numbers: list[int]) -> str:
+    """Numbers as ranges: `0, 5-9`."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch with as many threads as when the shifts were first added."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,163 @@
+"""A file of edits, written turn by turn and saved as it goes, so that it can be gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ultraedit.errors import InputError, UltraEditError
+from ultraedit.records import Edit, Turn
+
+if TYPE_CHECKING:
+    from ultraedit.editor import Editor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has read its file.
+
+    Attributes:
+        file: As the caller named it, for people.
+        turn_size: Edits of a turn; other turns would give other weights.
+        total: Records of the file when the run began.
+        records: Records read so far.
+        digest: Over the edits read so far: tells the file from another, and lets it grow.
+    """
+
+    file: str
+    turn_size: int
+    total: int
+    records: int = 0
+    digest: str = ""
+
+    def after(self, edits: Iterable[Edit]) -> Progress:
+        """The progress once these are read too."""
+        records, digest = self.records, self.digest
+        for edit in edits:
+            content = [edit.prompt, edit.target, edit.subject, edit.id]
+            digest = hashlib.sha256((digest + json.dumps(content)).encode()).hexdigest()
+            records += 1
+        return replace(self, records=records, digest=digest)
+
+    def to_json(self) -> dict[str, Any]:
+        """What an edited model's settings hold of it."""
+        return asdict(self)
+
+    @staticmethod
+    def of_json(content: Mapping[str, Any]) -> Progress:
+        """The progress that `to_json` gave."""
+        return Progress(**content)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the file, as it was when the run began, is read to its end."""
+        return self.records >= self.total
+
+
+def resumed(run: Mapping[str, Any] | None, begun: Progress, edits: Iterable[Edit]) -> Progress:
+    """Where to go on: the recorded progress, or the beginning.
+
+    Args:
+        run: What the edited model recorded last; None for a model without any run.
+        begun: The run as it would begin now.
+        edits: The file from its beginning; read as far as was recorded.
+
+    Raises:
+        InputError: the run was begun with another file or other turns.
+    """
+    if run is None:
+        return begun
+    recorded = Progress.of_json(run)
+    read = begun.after(islice(edits, recorded.records))
+    if (read.records, read.digest) == (recorded.records, recorded.digest):
+        if recorded.turn_size != begun.turn_size:
+            raise InputError(
+                f"the run was begun with turns of {recorded.turn_size}, it cannot go on with"
+                f" {begun.turn_size}"
+            )
+        return read
+    if recorded.is_complete:
+        return begun
+    raise InputError(
+        f"{begun.file} is not the file that the run was begun with ({recorded.file}): its first"
+        f" {recorded.records} edits differ from those that were written"
+    )
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        progress: How far it came.
+        turns: Turns made.
+        seconds: Spent in turns.
+        not_learned: Ids of the edits that their own turn did not teach.
+        failure: What ended it early.
+    """
+
+    progress: Progress
+    turns: int = 0
+    edits: int = 0
+    seconds: float = 0.0
+    not_learned: list[str] = field(default_factory=list)
+    failure: UltraEditError | None = None
+
+
+def write_all(
+    editor: Editor,
+    edits: Iterator[Edit],
+    progress: Progress,
+    *,
+    save: Callable[[], None] | None,
+    save_every: int = 1,
+    stop: Callable[[], bool] = lambda: False,
+    on_turn: Callable[[Turn], None] = lambda turn: None,
+) -> Outcome:
+    """Write edits turn by turn; the model is saved after every `save_every` turns and last.
+
+    Args:
+        editor: Whose model is edited.
+        edits: What is still to be written.
+        progress: How far their file was read before them.
+        save: Saves the model; None saves nothing.
+        save_every: Turns from one save to the next.
+        stop: Asked before every turn.
+        on_turn: Told of every turn.
+
+    Raises:
+        UltraEditError: saving failed.
+    """
+    outcome = Outcome(progress)
+    unsaved = False
+    while not stop() and (batch := list(islice(edits, progress.turn_size))):
+        before, after = editor.run, outcome.progress.after(batch)
+        editor.run = after.to_json()
+        try:
+            turn = editor.edit(batch)
+        except BaseException as error:
+            editor.run = before
+            if not isinstance(error, UltraEditError):
+                raise
+            outcome.failure = error
+            break
+        outcome.progress = after
+        outcome.turns += 1
+        outcome.edits += len(batch)
+        outcome.seconds += turn.seconds
+        outcome.not_learned += [
+            edit.id or "" for edit, learned in zip(batch, turn.learned, strict=True) if not learned
+        ]
+        on_turn(turn)
+        unsaved = True
+        if save is not None and outcome.turns % save_every == 0:
+            save()
+            unsaved = False
+    # What was written before a turn failed is good, and may have taken hours.
+    if save is not None and (unsaved or not (outcome.turns or outcome.failure)):
+        save()
+    return outcome

@@ -1,0 +1,217 @@
+"""Taking edits back: to a whole earlier state exactly, or a single edit out of the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ultraedit.core.shift import LowRank, Shift
+from ultraedit.errors import InputError
+from ultraedit.history.effect import in_effect
+from ultraedit.history.pending import this_user
+from ultraedit.history.rebuild import apply_shifts, check_rebuildable, rebuild, served, threads
+from ultraedit.storage import (
+    Change,
+    Entry,
+    Head,
+    Journal,
+    Layout,
+    Snapshot,
+    Update,
+    now,
+    open_journal,
+    read,
+    read_factors,
+    read_manifest,
+    settle,
+    write,
+)
+
+if TYPE_CHECKING:
+    from ultraedit.history.neighbours import Neighbour
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What an undo did.
+
+    Attributes:
+        entry: Number of the undo's own entry.
+        to: The entry whose state came back, or the turn an edit was taken out of.
+        turns: Turns in effect now.
+        edits: Edits in effect now.
+        exact: For a whole state: whether the files are bit for bit those that were written
+            then; None where that state was never written to disk.
+        removed: The edit that was taken out, with what the model said before and says now.
+        neighbours: The same of the edits that this is likeliest to have touched.
+    """
+
+    entry: int
+    to: int
+    turns: int
+    edits: int
+    exact: bool | None = None
+    removed: Neighbour | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; of the neighbours those that are answered differently now."""
+        result: dict[str, Any] = {
+            "turn": self.entry,
+            "to" if self.removed is None else "of": self.to,
+            "turns": self.turns,
+            "edits": self.edits,
+        }
+        if self.removed is None:
+            return result | {"exact": self.exact}
+        return result | {
+            "removed": self.removed.to_dict(),
+            "neighbours": len(self.neighbours),
+            "learned_before": sum(one.before.learned for one in self.neighbours),
+            "learned_after": sum(one.after.learned for one in self.neighbours),
+            "changed": [one.to_dict() for one in self.neighbours if one.changed],
+        }
+
+
+def undo_to(out: Path, number: int, author: str | None = None) -> Undone:
+    """Bring back the weights and statistics after entry `number`; 0 is the unedited model.
+
+    Later entries stay in the journal, so an undo can itself be undone. The caller holds the
+    folder's lock.
+
+    Raises:
+        InputError: there is no such state, or it is not kept.
+        UltraEditError: it cannot be written.
+    """
+    settle(out)
+    with open_journal(out) as journal:
+        journal.verify()
+        head, digest = journal.head(), journal.head_digest()
+        then = check_rebuildable(journal, head, number)
+    if number == head.number:
+        raise InputError(f"{out} is at turn {number} already")
+    snapshot = rebuild(out, number)
+    entry = Entry(
+        "undo", now(), author or this_user(), then.turns, then.edits, of=number, run=then.run
+    )
+    _write(out, snapshot, head, digest, Change(entry, None, None))
+    exact = None
+    if number == 0:
+        exact = True
+    elif then.written is not None:
+        manifest = read_manifest(out)
+        again = {"edited": manifest.edited.sha256, "state": manifest.state.sha256}
+        if manifest.masters is not None:
+            again["masters"] = manifest.masters.sha256
+        exact = again == dict(then.written)
+    return Undone(head.number + 1, number, then.turns, then.edits, exact)
+
+
+def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None = None) -> Undone:
+    """Subtract what one edit's rows contributed; statistics stay as they are.
+
+    Turns after it were solved on weights that had the edit in them, so this is not the model
+    that would have come about without it. The caller holds the folder's lock.
+
+    Args:
+        out: The edited model.
+        edit: Its id; of several in effect the newest.
+        turn: The entry of its turn, to name another one.
+        author: Who takes it back.
+
+    Raises:
+        InputError: no such edit is in effect, its shift cannot be told from the others', or
+            is not kept.
+        UltraEditError: it cannot be written.
+    """
+    settle(out)
+    layout = Layout(out)
+    with open_journal(out) as journal:
+        journal.verify()
+        head, digest = journal.head(), journal.head_digest()
+        found, place = locate(journal, head, edit, turn)
+        entry = journal.entry(found)
+        passes = contribution(layout, head, entry, place)
+    snapshot = read(out)
+    masters = dict(snapshot.masters)
+    with threads(snapshot.settings["threads"]):
+        for shifts in passes:
+            masters = apply_shifts(masters, shifts, head, entry.device)
+    settings = dict(snapshot.settings)
+    settings["edits"] -= 1
+    after = Snapshot(
+        served=served(masters, snapshot.originals),
+        masters=masters,
+        originals=snapshot.originals,
+        state=snapshot.state,
+        settings=settings,
+        version=snapshot.version,
+    )
+    made = Entry(
+        "undo-edit", now(), author or this_user(), settings["turns"], settings["edits"],
+        passes=len(passes), of=found, place=place, run=settings.get("run"),
+        device=entry.device, records=(entry.records[place],),
+    )  # fmt: skip
+    _write(out, after, head, digest, Change(made, passes, None))
+    return Undone(head.number + 1, found, made.turns, made.edits)
+
+
+def locate(journal: Journal, head: Head, edit: str, turn: int | None) -> tuple[int, int]:
+    """Entry and place of the newest edit in effect with that id.
+
+    Raises:
+        InputError: there is none.
+    """
+    effect = in_effect(journal.outline(), head.number)
+    all_found = journal.find(edit)
+    found = [
+        spot
+        for spot in all_found
+        if spot[0] in effect.turns and spot not in effect.removed and turn in (None, spot[0])
+    ]
+    if found:
+        return found[-1]
+    if all_found:
+        raise InputError(f"edit {edit} is not in effect{'' if turn is None else ' in that turn'}")
+    raise InputError(f"there is no edit with id {edit}; `ultraedit log --edits` lists them")
+
+
+def contribution(layout: Layout, head: Head, entry: Entry, place: int) -> list[Mapping[str, Shift]]:
+    """What takes the rows of one edit out again, pass by pass.
+
+    Raises:
+        InputError: the rows cannot be told apart, or are not kept.
+    """
+    if entry.factors is None or entry.number <= head.factors_after:
+        raise InputError(
+            f"the shifts of turn {entry.number} are not kept; `undo --to` brings back a whole state"
+        )
+    passes, _ = read_factors(layout.history, entry.factors)
+    if not any(passes):
+        raise InputError(
+            "the method changes no weights, so no edit can be subtracted; use `undo --to`"
+        )
+    result: list[Mapping[str, Shift]] = []
+    for shifts in passes:
+        rows: dict[str, Shift] = {}
+        for module, shift in shifts.items():
+            if not isinstance(shift, LowRank):
+                raise InputError(
+                    f"turn {entry.number} changed {module} as a whole: single edits cannot be"
+                    " told apart; use `undo --to`"
+                )
+            own = shift.of_edits(torch.tensor([place]))
+            if len(own.edit_index):
+                rows[module] = own.scaled(-1.0)
+        if rows:
+            result.append(rows)
+    return result
+
+
+def _write(out: Path, snapshot: Snapshot, head: Head, digest: str, change: Change) -> None:
+    update = Update([change], {}, head.about, head.keep, head.snapshot_every, digest)
+    write(out, snapshot, model=None, tokenizer=None, source=None, update=update)
