@@ -158,6 +158,6 @@ def write_all(
             save()
             unsaved = False
     # What was written before a turn failed is good, and may have taken hours.
-    if save is not None and (unsaved or not (outcome.turns or outcome.failure)):
+    if save is not None and unsaved:
         save()
     return outcome
