@@ -35,6 +35,17 @@ class EditRecord:
         target = self.target if isinstance(self.target, str) else list(self.target)
         return [self.id, self.prompt, target, self.subject, self.learned]
 
+    @staticmethod
+    def of_json(content: Sequence[Any]) -> EditRecord:
+        """The record that `to_json` gave.
+
+        Raises:
+            TypeError, ValueError: it is none.
+        """
+        name, prompt, target, subject, learned = content
+        answers = target if isinstance(target, str) else tuple(target)
+        return EditRecord(name, prompt, answers, subject, learned)
+
 
 @dataclass(frozen=True)
 class Entry:

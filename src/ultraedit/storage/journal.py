@@ -128,7 +128,7 @@ class Journal:
                     raise InputError(f"{self.path} was altered: entry {number} is not as written")
                 before = digest
                 yield Entry.of_json(
-                    json.loads(body), [EditRecord(*json.loads(record)) for record in records]
+                    json.loads(body), [EditRecord.of_json(json.loads(record)) for record in records]
                 )
 
     def verify(self) -> None:

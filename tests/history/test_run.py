@@ -1,0 +1,108 @@
+"""Going on with a file where a run stopped."""
+
+import pytest
+
+from ultraedit import Edit, Editor, InputError, TurnRefusedError, UltraEditError
+from ultraedit.history.run import Progress, resumed, write_all
+
+
+def many(count=14, start=0):
+    words = ["paris", "france", "jazz", "guitar", "city", "person", "born"]
+    return [
+        Edit(f"{words[n % 7]} in {words[n * 3 % 5]} was", words[n * 5 % 7], id=str(n))
+        for n in range(start, start + count)
+    ]
+
+
+@pytest.mark.parametrize("save_every", [1, 2])
+@pytest.mark.parametrize("journal", [True, False])
+@pytest.mark.parametrize("lr", ["auto", 1e-3])
+def test_a_run_in_pieces_is_the_run_in_one(
+    checkpoint, tmp_path, state, same_state, save_every, journal, lr
+):
+    edits = many()
+    whole = Editor.from_pretrained(checkpoint, lr=lr, journal=journal)
+    write_all(whole, iter(edits), Progress("f", 3, 14), save=lambda: whole.save(tmp_path / "a"))
+    out = tmp_path / "b"
+    editor = Editor.from_pretrained(checkpoint, lr=lr, journal=journal)
+    for stop_after in (1, 2, 1, 9):
+        progress = resumed(editor.run, Progress("f", 3, 14), iter(edits))
+        turns = iter(range(stop_after))
+        outcome = write_all(
+            editor,
+            iter(edits[progress.records :]),
+            progress,
+            save=lambda editor=editor: editor.save(out),
+            save_every=save_every,
+            stop=lambda turns=turns: next(turns, None) is None,
+        )
+        assert outcome.turns <= stop_after
+        editor = Editor.load(out)
+    assert outcome.progress.is_complete
+    same_state(state(editor), state(whole))
+    assert editor.run["records"] == 14
+    again = resumed(editor.run, Progress("f", 3, 14), iter(edits))
+    assert again.is_complete
+
+
+def test_another_file_or_other_turns_are_refused_and_a_grown_file_is_not():
+    edits = many(10)
+    run = Progress("f", 3, 10).after(edits[:6]).to_json()
+    assert resumed(None, Progress("g", 4, 9), iter(edits)) == Progress("g", 4, 9)
+    with pytest.raises(InputError, match="turns of 3"):
+        resumed(run, Progress("f", 4, 10), iter(edits))
+    for other in (edits[1:], edits[:5], many(10, 1), [*edits[:5], Edit("x", "y"), *edits[6:]]):
+        with pytest.raises(InputError, match="not the file"):
+            resumed(run, Progress("f", 3, len(other)), iter(other))
+    grown = resumed(run, Progress("f", 3, 20), iter(many(20)))
+    assert (grown.records, grown.total) == (6, 20)
+
+
+def test_the_next_file_begins_once_the_last_one_is_done():
+    done = Progress("f", 3, 6).after(many(6)).to_json()
+    assert resumed(done, Progress("g", 2, 4), iter(many(4, 50))) == Progress("g", 2, 4)
+
+
+def test_the_target_the_subject_and_the_id_tell_files_apart():
+    one = Progress("f", 3, 1).after([Edit("a", "b", "c", "d")]).digest
+    for other in (Edit("a", "b2", "c", "d"), Edit("a", "b", None, "d"), Edit("a", "b", "c")):
+        assert Progress("f", 3, 1).after([other]).digest != one
+
+
+def test_turns_before_a_refused_one_are_saved_and_the_run_goes_on_after_it(
+    checkpoint, tmp_path, monkeypatch, state, same_state
+):
+    edits, out = many(), tmp_path / "out"
+    whole = Editor.from_pretrained(checkpoint, lr=1e-3)
+    write_all(whole, iter(edits), Progress("f", 3, 14), save=None)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    plain = Editor.edit
+
+    def refused(self, batch):
+        if self.turns == 2:
+            raise TurnRefusedError("not finite")
+        return plain(self, batch)
+
+    monkeypatch.setattr(Editor, "edit", refused)
+    outcome = write_all(
+        editor, iter(edits), Progress("f", 3, 14), save=lambda: editor.save(out), save_every=5
+    )
+    assert (outcome.turns, outcome.edits) == (2, 6)
+    assert isinstance(outcome.failure, TurnRefusedError)
+    monkeypatch.undo()
+    again = Editor.load(out)
+    progress = resumed(again.run, Progress("f", 3, 14), iter(edits))
+    assert progress.records == 6
+    write_all(again, iter(edits[6:]), progress, save=lambda: again.save(out))
+    same_state(state(again), state(whole))
+
+
+def test_a_save_that_fails_ends_the_run(checkpoint):
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+
+    def full():
+        raise UltraEditError("disk full")
+
+    with pytest.raises(UltraEditError, match="disk full"):
+        write_all(editor, iter(many()), Progress("f", 3, 14), save=full)
+    assert editor.turns == 1
