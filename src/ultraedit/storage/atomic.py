@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -126,6 +127,9 @@ def named_failures(path: Path) -> Iterator[None]:
         raise UltraEditError(f"cannot write {path}: {error}") from error
     except (SafetensorError, sqlite3.Error) as error:
         reason = " ".join(str(error).split())
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHMSIZE:
+            # All that SQLite says where it could not make a side file large enough.
+            reason = f"{reason}: {os.strerror(errno.ENOSPC)}"
         raise UltraEditError(f"cannot write {path}: {reason}") from error
 
 

@@ -237,6 +237,7 @@ def create(path: Path, entries: Sequence[Entry], head: Head) -> None:
     The file is complete without any of SQLite's own side files.
     """
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN")
@@ -257,7 +258,7 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: it is not the journal of an OUT") from error
 
@@ -265,23 +266,34 @@ def damage_named(path: Path) -> Iterator[None]:
 def _connect(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise InputError(f"{path} is missing")
-    # In a folder that cannot be written SQLite refuses WAL files, unless it is promised
-    # that nobody else writes them either.
+    # On a full disk there is no room for the file through which connections share a WAL; one
+    # that is alone keeps that in memory. In a folder that cannot be written SQLite refuses WAL
+    # files, unless it is promised that nobody else writes them either.
     alone = not path.with_name(path.name + "-wal").exists()
-    modes = ["mode=rw", "mode=ro", *(["immutable=1"] if alone else [])]
-    for mode in modes:
+    ways = [("mode=rw", False), ("mode=rw", True), ("mode=ro", False)]
+    failure: sqlite3.Error | None = None
+    for mode, exclusive in [*ways, *([("immutable=1", False)] if alone else [])]:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30
         )
         try:
+            if exclusive:
+                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("SELECT 1 FROM head").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             return connection
         except sqlite3.Error as error:
             connection.close()
-            if mode == modes[-1] or not isinstance(error, sqlite3.OperationalError):
-                raise InputError(f"{path} cannot be read: {error}") from error
-    raise AssertionError("there is a last mode")
+            failure = failure or error
+            if not isinstance(error, sqlite3.OperationalError):
+                break
+    assert failure is not None
+    raise _unreadable(path, failure) from failure
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> InputError:
+    # SQLite quotes a damaged schema, line breaks and all.
+    return InputError(f"{path} cannot be read: {' '.join(str(error).split())}")
 
 
 def _insert(connection: sqlite3.Connection, entries: Sequence[Entry], head: Head) -> str:
