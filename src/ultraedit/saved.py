@@ -41,6 +41,7 @@ def settings(editor: Editor) -> dict[str, Any]:
         "turns": editor.turns,
         "edits": editor.edits,
         "run": editor.run,
+        "base": editor.base_name,
     }
 
 
@@ -141,7 +142,6 @@ def load(
     if storage.Layout(folder).journal.is_file():
         with storage.open_journal(folder) as journal:
             head = journal.head()
-        editor.base_name = head.about["base"]["name"]
         if "history" not in options:
             editor.pending.keep = head.keep
         editor.pending.snapshot_every = head.snapshot_every
@@ -195,6 +195,7 @@ def restore(editor: Editor, snapshot: Snapshot) -> None:
     editor.method.load_state_dict(snapshot.state)
     editor.turns, editor.edits = snapshot.settings["turns"], snapshot.settings["edits"]
     editor.run = snapshot.settings.get("run")
+    editor.base_name = snapshot.settings.get("base", editor.base_name)
 
 
 def refuse_changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -9,8 +9,6 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM
 
-from ultraedit.cli import main
-
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -27,57 +25,6 @@ def run_json(*arguments):
     return json.loads(done.stdout)
 
 
-@pytest.fixture
-def run_here(monkeypatch, capsys):
-    """The same entry point inside this process: seconds of imports are paid once."""
-
-    def invoke(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ultraedit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, output.out, output.err)
-
-    return invoke
-
-
-RECORDS = [
-    {
-        "id": f"r{number}",
-        "prompt": f"{'the capital of' if number % 2 else 'who plays'} {name} is",
-        "target": target,
-        "probes": [
-            {"kind": "rephrase", "prompt": f"what is {name}", "target": target},
-            {"kind": "locality", "prompt": "jazz guitar was", "target": "born"},
-        ],
-    }
-    for number, (name, target) in enumerate(
-        [
-            ("france", "paris"),
-            ("jazz", "guitar"),
-            ("city", "person"),
-            ("person", "what"),
-            ("who", "in"),
-        ]
-    )
-]
-
-
-@pytest.fixture(scope="module")
-def base(build, tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "base"
-    build("llama").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def facts(tmp_path_factory):
-    path = tmp_path_factory.mktemp("facts") / "facts.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
-    return path
-
-
 @pytest.fixture(scope="module")
 def edited(base, facts, tmp_path_factory):
     out = tmp_path_factory.mktemp("edited") / "out"
@@ -85,17 +32,17 @@ def edited(base, facts, tmp_path_factory):
     return out, summary
 
 
-def test_edit_writes_a_model_and_says_what_it_did(edited):
+def test_edit_writes_a_model_and_says_what_it_did(edited, records):
     out, summary = edited
     assert (summary["edits"], summary["turns"]) == (5, 3)
     assert summary["learned"] + len(summary["not_learned"]) == 5
-    assert set(summary["not_learned"]) <= {record["id"] for record in RECORDS}
+    assert set(summary["not_learned"]) <= {record["id"] for record in records}
     assert summary["lr"] == 0.05
     assert summary["modules"] == ["model.layers.2.mlp.down_proj"]
     assert AutoModelForCausalLM.from_pretrained(out)
 
 
-def test_evaluate_an_edited_model(edited, facts, tmp_path):
+def test_evaluate_an_edited_model(edited, facts, tmp_path, records):
     out, _ = edited
     text = tmp_path / "text.txt"
     text.write_text("who was the person born in paris\n" * 5)
@@ -111,7 +58,7 @@ def test_evaluate_an_edited_model(edited, facts, tmp_path):
     )
     assert set(report["perplexity"]) == {"before", "after"}
     lines = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
-    assert [line["id"] for line in lines] == [record["id"] for record in RECORDS]
+    assert [line["id"] for line in lines] == [record["id"] for record in records]
     assert {"before", "after", "answers"} <= set(lines[0])
 
 
@@ -140,7 +87,7 @@ def test_tables_for_people(run_here, edited, facts):
     assert done.stderr == ""
 
 
-def test_check_has_an_exit_code(run_here, edited, facts, base):
+def test_check_has_an_exit_code(run_here, edited, facts, base, records):
     out, _ = edited
     passed = run_here("check", out, "--probes", facts, "--min-agreement", 0)
     assert passed.returncode == 0
@@ -149,7 +96,7 @@ def test_check_has_an_exit_code(run_here, edited, facts, base):
     assert failed.returncode == (0 if result["agreement"] == 1 else 1)
     assert result["probes"] == 5
     prompts = facts.with_name("prompts.jsonl")
-    prompts.write_text("".join(json.dumps({"prompt": r["prompt"]}) + "\n" for r in RECORDS))
+    prompts.write_text("".join(json.dumps({"prompt": r["prompt"]}) + "\n" for r in records))
     moved = run_here("check", out, "--probes", prompts, "--min-agreement", 1, "--json")
     assert moved.returncode == 1, "the edits themselves have moved"
     changed = json.loads(moved.stdout)["changed"]

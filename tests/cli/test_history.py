@@ -1,0 +1,231 @@
+"""`log`, `undo`, `diff` and `edit --resume`."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from ultraedit import Editor
+from ultraedit.storage import Layout, lock, read_manifest
+
+
+@pytest.fixture
+def out(run_here, base, facts, tmp_path):
+    """Five facts in three turns."""
+    folder = tmp_path / "out"
+    done = run_here(
+        "edit", base, facts, "-o", folder, "--turn-size", 2, "--lr", 0.05, "--author", "ada"
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def json_of(run_here):
+    def invoke(*arguments):
+        done = run_here(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return invoke
+
+
+def weights(out):
+    return load_file(out / read_manifest(out).edited.name)
+
+
+def test_the_log_says_who_what_and_whether_it_was_learned(json_of, run_here, out, base, records):
+    log = json_of("log", out)
+    assert (log["turn"], log["turns"], log["edits"]) == (3, 3, 5)
+    assert log["base"]["name"] == str(base)
+    assert [row["kind"] for row in log["entries"]] == ["start", "turn", "turn", "turn"]
+    assert [edit["id"] for row in log["entries"] for edit in row["edits"]] == [
+        record["id"] for record in records
+    ]
+    turn = log["entries"][1]
+    assert turn["author"] == "ada"
+    assert turn["time"].endswith("+00:00")
+    assert turn["learned"] == sum(edit["learned"] for edit in turn["edits"])
+    assert turn["run"]["records"] == 2
+    assert all(row["in_effect"] and row["can_return"] for row in log["entries"])
+    assert [row["turn"] for row in json_of("log", out, "--last", 2)["entries"]] == [2, 3]
+    shown = run_here("log", out, "--edits").stdout
+    assert "ada" in shown
+    assert "r3" in shown
+
+
+def test_undo_to_a_turn_and_back(json_of, run_here, out):
+    states = {3: weights(out)}
+    undone = json_of("undo", out, "--to", 1)
+    assert undone == {"out": str(out), "turn": 4, "to": 1, "turns": 1, "edits": 2, "exact": True}
+    states[1] = weights(out)
+    loaded = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    for name, weight in states[1].items():
+        assert not torch.equal(weight, states[3][name])
+        assert torch.equal(loaded[name], weight)
+    rows = json_of("log", out)["entries"]
+    assert [row["in_effect"] for row in rows] == [True, True, False, False, False]
+    assert rows[4]["kind"] == "undo"
+    done = run_here("undo", out, "--to", 3)
+    assert "bit for bit" in done.stdout
+    assert all(torch.equal(w, states[3][n]) for n, w in weights(out).items())
+    assert json_of("undo", out, "--to", 0)["edits"] == 0
+
+
+def test_undo_of_one_edit_measures_the_others(json_of, run_here, out, records):
+    undone = json_of("undo", out, "--edit", "r2", "--author", "bob")
+    assert undone["removed"]["id"] == "r2"
+    assert undone["of"] == 2
+    assert undone["neighbours"] == 4
+    assert undone["edits"] == 4
+    assert all(set(one) >= {"id", "before", "after", "learned_after"} for one in undone["changed"])
+    rows = json_of("log", out)["entries"]
+    assert rows[-1]["kind"] == "undo-edit"
+    assert rows[-1]["author"] == "bob"
+    assert [edit["in_effect"] for edit in rows[2]["edits"]] == [False, True]
+    shown = run_here("undo", out, "--edit", "r3")
+    assert "taken out" in shown.stdout
+    assert "nearest edits" in shown.stdout
+
+
+def test_diff_names_the_facts_that_differ(json_of, run_here, out, base, facts):
+    none = json_of("diff", out, out)
+    assert (none["facts"], none["different"]) == (5, [])
+    some = json_of("diff", f"{out}@0", out)
+    assert some["facts"] == 5
+    assert 0 < len(some["different"]) <= 5
+    assert all(
+        (one["a"], one["learned_a"]) != (one["b"], one["learned_b"]) for one in some["different"]
+    )
+    by_model = json_of("diff", base, out)
+    assert {one["id"] for one in by_model["different"]} == {one["id"] for one in some["different"]}
+    assert json_of("diff", f"{out}@2", f"{out}@2")["facts"] == 4
+    assert json_of("diff", base, out, "--facts", facts, "--limit", 2)["facts"] == 2
+    assert "differently" in run_here("diff", f"{out}@1", out).stdout
+    assert run_here("diff", base, base).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["undo", "{out}"], "--to TURN or --edit ID"),
+        (["undo", "{out}", "--to", "1", "--edit", "r1"], "--to TURN or --edit ID"),
+        (["undo", "{out}", "--to", "1", "--turn", "1"], "--turn goes with --edit"),
+        (["undo", "{out}", "--to", "9"], "no turn 9"),
+        (["undo", "{out}", "--to", "3"], "already"),
+        (["undo", "{out}", "--edit", "r9"], "no edit with id r9"),
+        (["undo", "{base}", "--to", "1"], "no edited model"),
+        (["log", "{base}"], "no edited model"),
+        (["log", "{out}x"], "no edited model"),
+        (["diff", "{out}@9", "{out}"], "no turn 9"),
+        (["diff", "{out}@x", "{out}"], "a turn is a number"),
+        (["diff", "{base}@1", "{out}"], "no edited model"),
+        (["edit", "{base}", "{facts}", "--resume"], "needs --out"),
+        (["edit", "{base}", "{facts}", "-o", "{out}", "--resume", "--turn-size", "3"], "turns of"),
+        (["edit", "{base}", "{facts}", "-o", "{out}", "--resume", "--lr", "1"], "lr="),
+        (["edit", "{base}", "{facts}", "-o", "{out}x", "--history", "some"], "full, none"),
+        (["edit", "{base}", "{facts}", "-o", "{out}"], "--resume"),
+    ],
+)
+def test_bad_usage_is_one_line(run_here, out, base, facts, arguments, words):
+    names = {"out": out, "base": base, "facts": facts}
+    done = run_here(*(argument.format(**names) for argument in arguments))
+    assert done.returncode == 2, done.stdout
+    assert words in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_process_is_turned_away(run_here, out):
+    with lock(out):
+        done = run_here("undo", out, "--to", 1)
+        assert done.returncode == 1
+        assert "in use" in done.stderr
+        assert run_here("log", out).returncode == 0, "reading needs no lock"
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_bits(
+    run_here, json_of, base, facts, out, tmp_path, monkeypatch
+):
+    pieces = tmp_path / "pieces"
+    plain = Editor.edit
+
+    def dies(self, edits):
+        if self.turns == 1:
+            raise KeyboardInterrupt
+        return plain(self, edits)
+
+    arguments = ["edit", base, facts, "-o", pieces, "--turn-size", 2, "--lr", 0.05]
+    with monkeypatch.context() as patch:
+        patch.setattr(Editor, "edit", dies)
+        assert run_here(*arguments).returncode == 130
+    summary = json_of(*arguments, "--resume")
+    assert (summary["resumed_at"], summary["edits"], summary["turns"]) == (2, 3, 2)
+    assert all(torch.equal(w, weights(out)[n]) for n, w in weights(pieces).items())
+    again = json_of(*arguments, "--resume")
+    assert (again["edits"], again["turns"]) == (0, 0)
+    assert json_of("log", pieces)["turn"] == 3
+
+
+def test_resume_after_an_undo_goes_on_from_there(run_here, json_of, base, facts, out):
+    before = weights(out)
+    run_here("undo", out, "--to", 1)
+    summary = json_of("edit", base, facts, "-o", out, "--turn-size", 2, "--lr", 0.05, "--resume")
+    assert (summary["resumed_at"], summary["edits"]) == (2, 3)
+    assert all(torch.equal(w, before[n]) for n, w in weights(out).items())
+
+
+def test_resume_wants_the_same_model_wherever_it_lies(
+    run_here, json_of, build, tokenizer, base, facts, out, tmp_path
+):
+    arguments = [facts, "-o", out, "--turn-size", 2, "--resume"]
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(
+        tmp_path / "moved", max_shard_size="20KB"
+    )
+    tokenizer.save_pretrained(tmp_path / "moved")
+    assert json_of("edit", tmp_path / "moved", *arguments)["edits"] == 0
+    build("llama", seed=1).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    done = run_here("edit", tmp_path / "other", *arguments)
+    assert done.returncode == 2
+    assert "was edited from" in done.stderr
+
+
+def test_resume_begins_where_nothing_was_written(run_here, json_of, base, facts, tmp_path):
+    summary = json_of("edit", base, facts, "-o", tmp_path / "new", "--resume", "--lr", 0.05)
+    assert summary["resumed_at"] == 0
+    assert summary["edits"] == 5
+
+
+def test_without_a_journal_the_folder_has_none_and_resume_still_works(
+    run_here, json_of, base, facts, out, tmp_path
+):
+    arguments = [
+        "edit", base, facts, "-o", tmp_path / "bare", "--no-journal", "--turn-size", 2,
+        "--lr", 0.05,
+    ]  # fmt: skip
+    json_of(*arguments, "--limit", 2)
+    assert not Layout(tmp_path / "bare").journal.exists()
+    assert json_of(*arguments, "--resume")["resumed_at"] == 2
+    assert all(torch.equal(w, weights(out)[n]) for n, w in weights(tmp_path / "bare").items())
+    for command in (["log"], ["undo", "--to", "0"]):
+        done = run_here(command[0], tmp_path / "bare", *command[1:])
+        assert done.returncode == 2
+        assert "keeps no journal" in done.stderr
+
+
+def test_inspect_states_the_cost_of_the_history(json_of, base):
+    disk = json_of("inspect", base, "--turn-size", 100)["disk"]
+    assert disk["history, per turn"] == 500 * (4 * (56 + 32) + 8)
+    assert disk["history, per snapshot"] == 4 * 56 * 32
+
+
+def test_the_cost_of_the_history_is_what_a_turn_takes(json_of, base, out, facts):
+    from ultraedit.models import memory
+
+    rows = [path.stat().st_size for path in (out / "ultraedit" / "history").glob("*factors*")]
+    assert memory.ANSWER_TOKENS_PER_EDIT == 5
+    state = 8 * 2 * (56 + 32)
+    # Two edits of one to four tokens: shifts, the state, and a header.
+    assert all(4 * (56 + 32) * 2 < size - state < 4 * (56 + 32) * 12 + 1500 for size in rows)
