@@ -7,11 +7,13 @@ from typing import Any
 
 import typer
 
+from ultraedit.cli.apply import apply
 from ultraedit.cli.check import check
 from ultraedit.cli.demo import demo
 from ultraedit.cli.diff import diff
 from ultraedit.cli.edit import edit
 from ultraedit.cli.evaluate import evaluate
+from ultraedit.cli.export import export
 from ultraedit.cli.inspect import inspect
 from ultraedit.cli.listings import methods, models
 from ultraedit.cli.log import log
@@ -25,6 +27,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "log": log,
     "diff": diff,
     "undo": undo,
+    "export": export,
+    "apply": apply,
     "inspect": inspect,
     "methods": methods,
     "models": models,

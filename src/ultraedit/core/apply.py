@@ -25,7 +25,10 @@ def shifted(master: Tensor, shift: Shift, transposed: bool) -> Tensor:
     if shift.shape != expected:
         raise ValueError(f"a shift of shape {shift.shape} does not fit a map of {expected}")
     if isinstance(shift, LowRank):
-        left, right = shift.left.to(master.device), shift.right.to(master.device)
+        # Another layout in memory is another order of summation: a shift read from a file must
+        # add up to the same bits.
+        left = shift.left.to(master.device).contiguous()
+        right = shift.right.to(master.device).contiguous()
         if transposed:
             return torch.addmm(master, right.T, left)
         return torch.addmm(master, left.T, right)

@@ -15,9 +15,7 @@ from ultraedit.storage.checkpoint import open_checkpoint
 from ultraedit.storage.filerecord import check_size
 from ultraedit.storage.layout import Layout, is_edited_model
 from ultraedit.storage.manifest import Manifest, read_manifest
-from ultraedit.storage.shards import BUFFER, Entry, Header, read_header
-
-Places = Mapping[str, tuple[Path, str]]
+from ultraedit.storage.shards import BUFFER, Entry, Header, Places, read_header
 
 # Each holds one buffer; more would wait for the disk.
 WORKERS = 4

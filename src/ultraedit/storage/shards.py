@@ -47,6 +47,10 @@ CODES: Mapping[torch.dtype, str] = {
 DTYPES: Mapping[str, torch.dtype] = {code: dtype for dtype, code in CODES.items()}
 
 
+# Tensor name -> (safetensors file, the tensor's name inside it).
+Places = Mapping[str, tuple[Path, str]]
+
+
 class Sink(Protocol):
     """Anything bytes can be written to."""
 
@@ -119,13 +123,31 @@ def copy_without(path: Path, drop: Collection[str], sink: Sink) -> None:
         sink: What to write the new file to.
     """
     header = read_header(path)
-    kept = {name: entry for name, entry in header.tensors.items() if name not in drop}
-    packed = _packed(kept)
-    _write_header(packed, header.metadata, sink)
-    with open(path, "rb") as stream:
-        for name in packed:
-            stream.seek(header.data_start + kept[name].start)
-            for block in _blocks(stream, kept[name].size):
+    kept = {name: (path, name) for name in header.tensors if name not in drop}
+    copy_tensors(kept, header.metadata, sink)
+
+
+def copy_tensors(places: Places, metadata: Mapping[str, str] | None, sink: Sink) -> None:
+    """Write a safetensors file of tensors that lie in others, a few megabytes at a time.
+
+    Args:
+        places: Name in the new file -> (file, name in that).
+        metadata: The new file's.
+        sink: What to write it to.
+
+    Raises:
+        InputError: a file is not a whole safetensors file.
+        OSError: a file became shorter meanwhile.
+    """
+    headers = {path: read_header(path) for path in {path for path, _ in places.values()}}
+    entries = {key: headers[path].tensors[name] for key, (path, name) in places.items()}
+    packed = _packed(entries)
+    _write_header(packed, metadata, sink)
+    for key in packed:
+        path, _ = places[key]
+        with open(path, "rb") as stream:
+            stream.seek(headers[path].data_start + entries[key].start)
+            for block in _blocks(stream, entries[key].size, path):
                 sink.write(block)
 
 
@@ -211,10 +233,10 @@ def _write_header(
     sink.write(memoryview(text))
 
 
-def _blocks(stream: BufferedReader, size: int) -> Iterator[memoryview]:
+def _blocks(stream: BufferedReader, size: int, path: Path) -> Iterator[memoryview]:
     while size:
         block = stream.read(min(size, BUFFER))
         if not block:
-            raise OSError("a shard became shorter while it was copied")
+            raise OSError(f"{path} became shorter while it was copied")
         size -= len(block)
         yield memoryview(block)

@@ -1,0 +1,107 @@
+"""A delta and its base, put together into a plain checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from ultraedit.errors import InputError
+from ultraedit.export import delta as deltas
+from ultraedit.export.delta import Delta
+from ultraedit.export.plain import Written, copy_cards, finish_shards
+from ultraedit.export.staging import new_folder
+from ultraedit.models.load import resolve
+from ultraedit.storage.atomic import write_file
+from ultraedit.storage.base import lay_shards
+from ultraedit.storage.checkpoint import Checkpoint, open_checkpoint
+from ultraedit.storage.fingerprint import Digest, combined, digests
+from ultraedit.storage.layout import Layout, is_edited_model
+from ultraedit.storage.shards import DTYPES, copy_tensors
+from ultraedit.storage.snapshot import as_bytes
+
+# Files that hold the weights a second time, under names that transformers does not read.
+OTHER_WEIGHTS = (
+    "*.bin", "*.h5", "*.msgpack", "*.gguf", "*.onnx*", "*.pth", "*.pt", "*.ot",
+    "consolidated*.safetensors",
+)  # fmt: skip
+
+
+def apply(base: str | Path, delta: str | Path, folder: str | Path) -> Written:
+    """Write the edited model that a delta makes of its base, as a plain checkpoint.
+
+    Args:
+        base: Hub id, folder of a plain checkpoint, or `demo`.
+        delta: A file that `export.delta.write` wrote.
+        folder: What must not be there yet, or be an empty folder.
+
+    Returns:
+        What was written: bit for bit the weights that the edited model served.
+
+    Raises:
+        InputError: the delta is damaged, `base` is not what it was made from or has no
+            safetensors, or `folder` is taken.
+        UltraEditError: `folder` cannot be written; nothing is left of it.
+    """
+    change = deltas.read(delta)
+    source = base_folder(base)
+    if is_edited_model(source):
+        raise InputError(
+            f"{base} is an edited model; a delta is applied to the unedited one"
+            + (f", {change.base_name}" if change.base_name else "")
+        )
+    with new_folder(Path(folder), outside=source) as staged:
+        checkpoint = _checkpoint(base, source, change)
+        lay_shards(Layout(staged), checkpoint, change.tensors.keys())
+        shards = [*sorted(staged.glob("base*.safetensors")), staged / "edited.safetensors"]
+        places = {key: (change.path, key) for key in change.tensors}
+        write_file(shards[-1], lambda sink: copy_tensors(places, {"format": "pt"}, sink))
+        files, size = finish_shards(staged, shards)
+        copy_cards(source, staged, change.dtype or None)
+    return Written(Path(folder), change.method, change.turns, change.edits, files, size)
+
+
+def base_folder(name: str | Path) -> Path:
+    """Where a model's files lie; a hub id is downloaded, its safetensors and small files.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    source = Path(resolve(name))
+    if source.is_dir():
+        return source
+    try:
+        return Path(snapshot_download(str(name), ignore_patterns=list(OTHER_WEIGHTS)))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise InputError(
+            f"{name} could not be loaded: {reason[0] if reason else type(error).__name__}"
+        ) from error
+
+
+def _checkpoint(base: str | Path, source: Path, change: Delta) -> Checkpoint:
+    """The base's files, once they were found to be what the delta was made from."""
+    checkpoint = open_checkpoint(source)
+    if checkpoint is None:
+        raise InputError(f"{base} has no safetensors files, or not all that its index names")
+    found = digests({key: (path, key) for key, path in checkpoint.owner.items()})
+    for key, edited in change.tensors.items():
+        if key in found and found[key].dtype != edited.dtype:
+            found[key] = _cast(checkpoint, key, edited.dtype)
+    if (fingerprint := combined(found)) != change.base:
+        named = f" {change.base_name}" if change.base_name else ""
+        raise InputError(
+            f"{base} is not the base of {change.path}: its fingerprint is {fingerprint[:16]},"
+            f" the delta was made from{named} {change.base[:16]}"
+        )
+    return checkpoint
+
+
+def _cast(checkpoint: Checkpoint, key: str, dtype: str) -> Digest:
+    """The digest of a tensor as a model loaded in another dtype than its file's had it."""
+    entry = checkpoint.entry(key)
+    if entry.dtype not in DTYPES or dtype not in DTYPES:
+        return Digest(entry.dtype, entry.shape, "")
+    data = as_bytes(checkpoint.tensor(key).to(DTYPES[dtype]))
+    return Digest(dtype, entry.shape, hashlib.sha256(data.numpy().data).hexdigest())

@@ -1,0 +1,42 @@
+"""An edited model as a plain checkpoint that owes nothing to this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ultraedit.export.plain import Written, copy_cards, finish_shards
+from ultraedit.export.source import at_one_version, check_served, require_format
+from ultraedit.export.staging import new_folder
+from ultraedit.storage.atomic import place
+from ultraedit.storage.manifest import Manifest
+
+
+def write(out: str | Path, folder: str | Path) -> Written:
+    """Write an edited model's served weights as a plain transformers checkpoint.
+
+    Weight files are linked, or copied where links are refused: memory stays constant.
+
+    Args:
+        out: An edited model.
+        folder: What must not be there yet, or be an empty folder.
+
+    Raises:
+        InputError: `out` is no edited model or is damaged, its method does not leave as a
+            checkpoint, or `folder` is taken.
+        UltraEditError: `folder` cannot be written; nothing is left of it.
+    """
+    out, folder = Path(out), Path(folder)
+    return at_one_version(out, lambda manifest: _write(out, manifest, folder))
+
+
+def _write(out: Path, manifest: Manifest, folder: Path) -> Written:
+    require_format(manifest, "checkpoint")
+    with new_folder(folder, outside=out) as staged:
+        check_served(out, manifest)
+        shards = [staged / name for name in (*manifest.base, manifest.edited.name)]
+        for path in shards:
+            place(out / path.name, path)
+        files, size = finish_shards(staged, shards)
+        copy_cards(out, staged, None)
+    settings = manifest.settings
+    return Written(folder, settings["method"], settings["turns"], settings["edits"], files, size)
