@@ -141,6 +141,7 @@ def load(
     editor.source = folder
     if storage.Layout(folder).journal.is_file():
         with storage.open_journal(folder) as journal:
+            journal.verify()
             head = journal.head()
         if "history" not in options:
             editor.pending.keep = head.keep

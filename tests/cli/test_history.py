@@ -56,6 +56,25 @@ def test_the_log_says_who_what_and_whether_it_was_learned(json_of, run_here, out
     assert "r3" in shown
 
 
+def test_log_verify_reads_every_file(json_of, run_here, out):
+    assert json_of("log", out)["verified_files"] is None
+    # Three turns' shifts, and the snapshot of the start.
+    assert json_of("log", out, "--verify")["verified_files"] == 4
+    for path in (
+        Layout(out).history_file(2, "factors"),
+        Layout(out).history_file(0, "snapshot"),
+        out / read_manifest(out).edited.name,
+        Layout(out).internal / read_manifest(out).state.name,
+    ):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        done = run_here("log", out, "--verify")
+        assert done.returncode == 2
+        assert path.name in done.stderr
+        path.write_bytes(content)
+    assert run_here("log", out, "--verify").returncode == 0
+
+
 def test_undo_to_a_turn_and_back(json_of, run_here, out):
     states = {3: weights(out)}
     undone = json_of("undo", out, "--to", 1)

@@ -17,6 +17,9 @@ def log(
     out: Out,
     edits: Annotated[bool, typer.Option("--edits", help="List every edit too.")] = False,
     last: Annotated[int | None, typer.Option(min=1, help="Only the last N entries.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also read and check every file of the history.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show who wrote what and when, what was learned, and what was taken back.
@@ -27,6 +30,7 @@ def log(
     from ultraedit import storage
     from ultraedit.cli.console import print_json
     from ultraedit.history.effect import in_effect
+    from ultraedit.history.verify import verify as check_all
 
     storage.settle_if_free(out)
     with storage.open_journal(out) as journal:
@@ -36,13 +40,14 @@ def log(
         kept = storage.rebuildable(head, outline)
         first = 0 if last is None else max(head.number - last + 1, 0)
         rows = [
-            _row(entry, effect, entry.number in kept)
+            _row(entry, effect, entry.number in kept, edits or as_json)
             for entry in journal.entries()
             if entry.number >= first
         ]
         settings = storage.parse_manifest(head.manifest, journal.path).settings
     result = {
         "out": str(out),
+        "verified_files": check_all(out) if verify else None,
         "base": head.about["base"],
         "method": settings["method"],
         "turn": head.number,
@@ -56,8 +61,9 @@ def log(
     return None
 
 
-def _row(entry: Entry, effect: InEffect, can_return: bool) -> dict[str, Any]:
+def _row(entry: Entry, effect: InEffect, can_return: bool, with_edits: bool) -> dict[str, Any]:
     learned = [record.learned for record in entry.records]
+    listed = entry.records if with_edits or entry.kind == "undo-edit" else ()
     return {
         "turn": entry.number,
         "kind": entry.kind,
@@ -82,7 +88,7 @@ def _row(entry: Entry, effect: InEffect, can_return: bool) -> dict[str, Any]:
                 "in_effect": entry.number in effect.turns
                 and (entry.number, place) not in effect.removed,
             }
-            for place, record in enumerate(entry.records)
+            for place, record in enumerate(listed)
         ],
     }
 
@@ -106,6 +112,8 @@ def _show(result: dict[str, Any], with_edits: bool) -> None:
         f" of {result['base']['name']}, method {result['method']}",
         table,
     )
+    if result["verified_files"] is not None:
+        show(f"{result['verified_files']} files of the history are as they were written")
     if not with_edits:
         return
     listed = Table("turn", "id", "prompt", "target", "learned", "in effect")

@@ -123,7 +123,8 @@ class JournalDecision:
                         f"{layout.out} was changed by another process since it was read"
                     )
                 head = journal.head()
-                rebuilt = head.number in rebuildable(head, journal.outline())
+                since = journal.outline(max(head.snapshots) - 1)
+                rebuilt = head.number in rebuildable(head, since)
         else:
             first = write_snapshot(layout.history_file(0, "snapshot"), {}, update.initial)
             entries.append(Entry("start", now(), _author(update), 0, 0, snapshot=first))

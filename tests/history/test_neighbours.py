@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from ultraedit import Edit, InputError
+from ultraedit.history import neighbours as module
+from ultraedit.history.neighbours import neighbours
+from ultraedit.storage import Layout, open_journal, read_factors
+
+
+def test_its_turn_comes_whole_and_others_by_likeness_of_their_keys(told, monkeypatch):
+    editor, out, _ = told(4)
+    monkeypatch.setattr(module, "MOST", 5)
+    found = neighbours(out, "e2.1", None)
+    assert found[0] == (2, found[0][1])
+    assert found[0][1].id == "e2.1"
+    assert [record.id for _, record in found[1:4]] == ["e2.0", "e2.2", "e2.3"]
+    first = next(iter(editor.bench.targets))
+    keys = {}
+    with open_journal(out) as journal:
+        for turn in (1, 2, 3, 4):
+            entry = journal.entry(turn)
+            shift = read_factors(Layout(out).history, entry.factors)[0][0][first]
+            unit = torch.nn.functional.normalize(shift.left.double())
+            for place, record in enumerate(entry.records):
+                keys[record.id] = unit[shift.edit_index == place]
+    likeness = {
+        name: float((held @ keys["e2.1"].T).max())
+        for name, held in keys.items()
+        if not name.startswith("e2")
+    }
+    expected = sorted(likeness, key=likeness.get, reverse=True)[:5]
+    assert {record.id for _, record in found[4:]} == set(expected)
+
+
+def test_edits_taken_out_are_nobodys_neighbours(told):
+    editor, out, _ = told(3)
+    editor.undo(edit="e2.0")
+    editor.undo(edit="e3.1")
+    ids = [record.id for _, record in neighbours(out, "e2.1", None)]
+    assert "e2.0" not in ids
+    assert "e3.1" not in ids
+    editor.undo(to=2)
+    ids = [record.id for _, record in neighbours(out, "e2.1", None)]
+    assert "e3.0" not in ids
+    assert "e2.0" in ids
+    with pytest.raises(InputError, match="not in effect"):
+        neighbours(out, "e3.0", None)
+
+
+def test_the_same_prompt_in_a_later_turn_is_the_first_of_the_others(told):
+    editor, out, _ = told(2)
+    again = Edit("paris in paris is", "jazz", id="first")
+    editor.edit([again])
+    editor.edit([Edit("born in jazz is", "city", id="x"), Edit(again.prompt, "who", id="second")])
+    editor.save(out)
+    found = neighbours(out, "first", None)
+    assert found[1][1].id == "second"
