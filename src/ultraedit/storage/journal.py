@@ -24,7 +24,7 @@ FORMAT = 1
 SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE edits (
-    entry INTEGER NOT NULL, place INTEGER NOT NULL, id TEXT NOT NULL, record TEXT NOT NULL,
+    entry INTEGER NOT NULL, place INTEGER NOT NULL, record TEXT NOT NULL,
     PRIMARY KEY (entry, place)
 ) WITHOUT ROWID;
 CREATE TABLE head (
@@ -118,12 +118,14 @@ class Journal:
                 if row is None:
                     raise InputError(f"{self.path} has no entry {number}")
                 body, digest = row
-                records = [
-                    record
-                    for (record,) in self._connection.execute(
-                        "SELECT record FROM edits WHERE entry = ? ORDER BY place", (number,)
-                    )
-                ]
+                rows = self._connection.execute(
+                    "SELECT record, entry, place FROM edits WHERE entry = ? ORDER BY place",
+                    (number,),
+                ).fetchall()
+                records = [row[0] for row in rows]
+                # A damaged index would let other queries find other rows.
+                if [row[1:] for row in rows] != [(number, place) for place in range(len(rows))]:
+                    raise InputError(f"{self.path} was altered: entry {number} is not as written")
                 if _entry_digest(before, body, records) != digest:
                     raise InputError(f"{self.path} was altered: entry {number} is not as written")
                 before = digest
@@ -160,7 +162,9 @@ class Journal:
         with self._named():
             return list(
                 self._connection.execute(
-                    "SELECT entry, place FROM edits WHERE id = ? ORDER BY entry, place", (edit,)
+                    "SELECT entry, place FROM edits WHERE json_extract(record, '$[0]') = ?"
+                    " ORDER BY entry, place",
+                    (edit,),
                 )
             )
 
@@ -259,7 +263,7 @@ def damage_named(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: it is not the journal of an OUT") from error
 
 
@@ -271,7 +275,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     # files, unless it is promised that nobody else writes them either.
     alone = not path.with_name(path.name + "-wal").exists()
     ways = [("mode=rw", False), ("mode=rw", True), ("mode=ro", False)]
-    failure: sqlite3.Error | None = None
+    failure: sqlite3.Error | UnicodeError | None = None
     for mode, exclusive in [*ways, *([("immutable=1", False)] if alone else [])]:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30
@@ -282,7 +286,8 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.execute("SELECT 1 FROM head").fetchone()
             connection.execute("PRAGMA synchronous = FULL")
             return connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
+            # What SQLite quotes of a damaged schema need not be text.
             connection.close()
             failure = failure or error
             if not isinstance(error, sqlite3.OperationalError):
@@ -291,7 +296,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     raise _unreadable(path, failure) from failure
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> InputError:
+def _unreadable(path: Path, error: Exception) -> InputError:
     # SQLite quotes a damaged schema, line breaks and all.
     return InputError(f"{path} cannot be read: {' '.join(str(error).split())}")
 
@@ -308,11 +313,8 @@ def _insert(connection: sqlite3.Connection, entries: Sequence[Entry], head: Head
         before = _entry_digest(before, body, records)
         connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (entry.number, body, before))
         connection.executemany(
-            "INSERT INTO edits VALUES (?, ?, ?, ?)",
-            [
-                (entry.number, place, edit.id, record)
-                for place, (edit, record) in enumerate(zip(entry.records, records, strict=True))
-            ],
+            "INSERT INTO edits VALUES (?, ?, ?)",
+            [(entry.number, place, record) for place, record in enumerate(records)],
         )
     body = _json(asdict(head))
     digest = _digest(before, body)
