@@ -219,7 +219,7 @@ def test_a_full_database_is_one_line_and_the_version_before(
     book, monkeypatch, assert_same_snapshot
 ):
     book.turn()
-    plain = journal_module._connect
+    plain = journal_module.connect
 
     def full(path):
         connection = plain(path)
@@ -227,7 +227,7 @@ def test_a_full_database_is_one_line_and_the_version_before(
         connection.execute(f"PRAGMA max_page_count = {pages}")
         return connection
 
-    monkeypatch.setattr(journal_module, "_connect", full)
+    monkeypatch.setattr(journal_module, "connect", full)
     error = None
     while error is None:
         before = {p: p.read_bytes() for p in book.out.rglob("*") if p.is_file()}

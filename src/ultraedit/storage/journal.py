@@ -7,7 +7,6 @@ before it is used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,20 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from ultraedit.errors import InputError
+from ultraedit.storage.database import (
+    canonical_json,
+    chained_digest,
+    connect,
+    create_tables,
+    damage_named,
+)
 from ultraedit.storage.entry import EditRecord, Entry
 from ultraedit.storage.layout import Layout
 
 FORMAT = 1
-SCHEMA = """
-CREATE TABLE entries (number INTEGER PRIMARY KEY, body TEXT NOT NULL, digest TEXT NOT NULL);
-CREATE TABLE edits (
-    entry INTEGER NOT NULL, place INTEGER NOT NULL, record TEXT NOT NULL,
-    PRIMARY KEY (entry, place)
-) WITHOUT ROWID;
-CREATE TABLE head (
-    one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL, digest TEXT NOT NULL
-);
-"""
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._connection = _connect(path)
+        self._connection = connect(path)
 
     def __enter__(self) -> Journal:
         return self
@@ -126,11 +122,12 @@ class Journal:
                 # A damaged index would let other queries find other rows.
                 if [row[1:] for row in rows] != [(number, place) for place in range(len(rows))]:
                     raise InputError(f"{self.path} was altered: entry {number} is not as written")
-                if _entry_digest(before, body, records) != digest:
+                if chained_digest(before, body, *records) != digest:
                     raise InputError(f"{self.path} was altered: entry {number} is not as written")
                 before = digest
                 yield Entry.of_json(
-                    json.loads(body), [EditRecord.of_json(json.loads(record)) for record in records]
+                    json.loads(body),
+                    [EditRecord.of_json(json.loads(record)) for record in records],
                 )
 
     def verify(self) -> None:
@@ -203,7 +200,7 @@ class Journal:
                     f" {FORMAT}: update ultraedit"
                 )
             last = self._digest(content["number"])
-            if _digest(last, body) != digest:
+            if chained_digest(last, body) != digest:
                 raise InputError(f"{self.path} was altered: its head is not as written")
             return Head(**content | {"snapshots": tuple(content["snapshots"])}), digest
 
@@ -236,69 +233,12 @@ def open_journal(out: Path) -> Journal:
 
 
 def create(path: Path, entries: Sequence[Entry], head: Head) -> None:
-    """Write a new journal; it begins to count when it is renamed to its final name.
-
-    The file is complete without any of SQLite's own side files.
-    """
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_mode = WAL")
+    """Write a new journal; it begins to count when it is renamed to its final name."""
+    with closing(create_tables(path)) as connection:
         connection.execute("BEGIN")
-        for statement in SCHEMA.split(";")[:-1]:
-            connection.execute(statement)
         _insert(connection, entries, head)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged database makes of a query into one line that names it.
-
-    Raises:
-        InputError: for every failure of SQLite and every content that is no journal's.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: it is not the journal of an OUT") from error
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
-        raise InputError(f"{path} is missing")
-    # On a full disk there is no room for the file through which connections share a WAL; one
-    # that is alone keeps that in memory. In a folder that cannot be written SQLite refuses WAL
-    # files, unless it is promised that nobody else writes them either.
-    alone = not path.with_name(path.name + "-wal").exists()
-    ways = [("mode=rw", False), ("mode=rw", True), ("mode=ro", False)]
-    failure: sqlite3.Error | UnicodeError | None = None
-    for mode, exclusive in [*ways, *([("immutable=1", False)] if alone else [])]:
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, timeout=30
-        )
-        try:
-            if exclusive:
-                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("SELECT 1 FROM head").fetchone()
-            connection.execute("PRAGMA synchronous = FULL")
-            return connection
-        except (sqlite3.Error, UnicodeError) as error:
-            # What SQLite quotes of a damaged schema need not be text.
-            connection.close()
-            failure = failure or error
-            if not isinstance(error, sqlite3.OperationalError):
-                break
-    assert failure is not None
-    raise _unreadable(path, failure) from failure
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    # SQLite quotes a damaged schema, line breaks and all.
-    return InputError(f"{path} cannot be read: {' '.join(str(error).split())}")
 
 
 def _insert(connection: sqlite3.Connection, entries: Sequence[Entry], head: Head) -> str:
@@ -308,32 +248,15 @@ def _insert(connection: sqlite3.Connection, entries: Sequence[Entry], head: Head
         query = "SELECT digest FROM entries WHERE number = ?"
         before = connection.execute(query, (last,)).fetchone()[0]
     for entry in entries:
-        body = _json(entry.body())
-        records = [_json(record.to_json()) for record in entry.records]
-        before = _entry_digest(before, body, records)
+        body = canonical_json(entry.body())
+        records = [canonical_json(record.to_json()) for record in entry.records]
+        before = chained_digest(before, body, *records)
         connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (entry.number, body, before))
         connection.executemany(
             "INSERT INTO edits VALUES (?, ?, ?)",
             [(entry.number, place, record) for place, record in enumerate(records)],
         )
-    body = _json(asdict(head))
-    digest = _digest(before, body)
+    body = canonical_json(asdict(head))
+    digest = chained_digest(before, body)
     connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (body, digest))
     return digest
-
-
-def _entry_digest(before: str, body: str, records: Sequence[str]) -> str:
-    return _digest(before, body, *records)
-
-
-def _digest(*texts: str) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        content = text.encode()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.hexdigest()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ultraedit.errors import InputError
+from ultraedit.storage.database import damage_named
 from ultraedit.storage.filerecord import FileRecord, plain
-from ultraedit.storage.journal import Journal, damage_named
+from ultraedit.storage.journal import Journal
 from ultraedit.storage.layout import Layout, is_edited_model
 
 FORMAT = 1
