@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ultraedit.evaluation.report import Report
 from ultraedit.history.pending import Pending
 from ultraedit.history.undo import Undone
 from ultraedit.methods.base import Method, Shifts
-from ultraedit.methods.registry import method_class
+from ultraedit.methods.registry import build
 from ultraedit.models.load import load, local_folder, resolve
 from ultraedit.models.presets import choose_modules
 from ultraedit.records import Case, Edit, Turn
@@ -80,7 +79,7 @@ class Editor:
         encoder = Encoder(tokenizer, append_eos, tokenization or "joint", bool(chat))
         if isinstance(method, str):
             method = DEFAULT_METHOD if method == "auto" else method
-            method = _build(method_class(method), lr, settings)
+            method = build(method, lr, settings)
         elif settings or lr != "auto":
             raise InputError("settings of a method that is already made cannot be given")
         model.eval()
@@ -99,6 +98,7 @@ class Editor:
         self.run: dict[str, Any] | None = None
         self.base_name = str(model.name_or_path)
         self.source: Path | None = None
+        self.read_only: str | None = None
         self.saved_to: set[Path] = set()
         self._is_unedited = False
 
@@ -144,8 +144,10 @@ class Editor:
             trust_remote_code=trust_remote_code,
         )
         editor = cls(loaded, tokenizer, **options)
-        editor.base_name = str(model)
-        editor.source = local_folder(model)
+        folder = local_folder(model)
+        editor.source = None if folder is None else folder.resolve()
+        is_path = Path(model).is_dir() and str(model) != "demo"
+        editor.base_name = str(Path(model).resolve()) if is_path else str(model)
         return editor
 
     @property
@@ -290,6 +292,8 @@ class Editor:
             InputError: there are edits that are not saved, or what is asked for is not in
                 the journal.
         """
+        if self._is_unedited:
+            raise InputError("inside unedited() nothing can be undone")
         if (to is None) == (edit is None):
             raise InputError("undo takes either a turn to go back to or an edit")
         return saved.undo(self, to, edit, turn)
@@ -322,6 +326,8 @@ class Editor:
     def _encode(self, edit: Edit, place: int) -> Encoded:
         if not isinstance(edit, Edit):
             raise InputError(f"edit {place} is a {type(edit).__name__}, not an Edit")
+        if self.read_only:
+            raise InputError(self.read_only)
         what = f"edit {edit.id or place}"
         if self.method.info.needs_subject and not edit.subject:
             raise InputError(f"{what} has no subject; method {self.method.info.name} needs one")
@@ -339,10 +345,3 @@ class Editor:
         self.bench.apply(shifts)
         if not self.bench.is_finite():
             raise TurnRefusedError("an edited weight would not be finite; the turn is refused")
-
-
-def _build(kind: type[Method], lr: float | str, settings: Mapping[str, Any]) -> Method:
-    has_lr = any(field.name == "lr" for field in fields(kind.Config))
-    if not has_lr and lr != "auto":
-        raise InputError(f"method {kind.info.name} has no lr")
-    return kind.with_settings({**settings, **({"lr": lr} if has_lr else {})})

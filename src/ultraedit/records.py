@@ -24,6 +24,7 @@ def _answers(value: str | Iterable[str], what: str) -> Answers:
             raise InputError(f"{what} must be text, not {type(answer).__name__}")
         if not answer.strip():
             raise InputError(f"{what} is empty")
+        check_text(answer, what)
     return answers
 
 
@@ -32,6 +33,21 @@ def _prompt(value: object, what: str) -> None:
         raise InputError(f"{what} must be text, not {type(value).__name__}")
     if not value.strip():
         raise InputError(f"{what} is empty")
+    check_text(value, what)
+
+
+def check_text(value: object, what: str) -> None:
+    """Refuse what is no text, or could not be written to any file.
+
+    Raises:
+        InputError: naming `what`.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{what} must be text, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is no valid Unicode: {error.reason}") from None
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Edit:
         id: Joins the edit with its results; made from its position where absent.
 
     Raises:
-        InputError: prompt or target is empty or not text.
+        InputError: prompt or target is empty, or one of the four is not text.
     """
 
     prompt: str
@@ -56,6 +72,9 @@ class Edit:
     def __post_init__(self) -> None:
         _prompt(self.prompt, "prompt")
         object.__setattr__(self, "target", _answers(self.target, "target"))
+        for what in ("subject", "id"):
+            if getattr(self, what) is not None:
+                check_text(getattr(self, what), what)
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -61,6 +61,8 @@ def about(editor: Editor) -> dict[str, Any]:
 
 def save(editor: Editor, folder: Path, journal: bool, locked: bool) -> None:
     """`Editor.save`."""
+    if editor.read_only:
+        raise InputError(editor.read_only)
     out = folder.resolve()
     known = editor.saved_to | ({editor.source.resolve()} if editor.source else set())
     if storage.is_edited_model(out) and out not in known:
@@ -71,59 +73,78 @@ def save(editor: Editor, folder: Path, journal: bool, locked: bool) -> None:
             if journal
             else None
         )
-        storage.write(
-            folder,
-            snapshot(editor),
-            model=editor.model,
-            tokenizer=editor.tokenizer,
-            source=editor.source,
-            update=update,
-        )
+        before = _digest(out)
+        try:
+            storage.write(
+                folder,
+                snapshot(editor),
+                model=editor.model,
+                tokenizer=editor.tokenizer,
+                source=editor.source,
+                update=update,
+            )
+        finally:
+            # Interrupted after the commit it counts all the same: the lock says it is ours.
+            after = _digest(out)
+            if journal and after is not None and after != before:
+                editor.saved_to.add(out)
+                editor.pending.saved(out, after)
         editor.saved_to.add(out)
-        if journal:
-            _remember(editor, out)
 
 
 def undo(editor: Editor, to: int | None, edit: str | None, turn: int | None) -> Undone:
     """`Editor.undo`."""
     out = editor.pending.latest
-    if out is None or editor.pending.changes:
+    if out is None or not editor.pending.is_saved(out):
         raise InputError("undo works on what the journal has: save the model first")
     with storage.lock(out):
-        with storage.open_journal(out) as journal:
-            if journal.head_digest() != editor.pending.recorded[out].digest:
-                raise InputError(f"{out} was changed since it was read; load it again")
-        author = editor.pending.author
-        if edit is None:
-            assert to is not None
-            undone = undo_to(out, to, author)
-            restore(editor, storage.read(out))
-        else:
-            touched = neighbours(out, edit, turn)
-            records = [record for _, record in touched]
-            before = answers(editor.bench, records)
-            undone = undo_edit(out, edit, turn, author)
-            restore(editor, storage.read(out))
-            measured = [
-                Neighbour(number, record, was, now)
-                for (number, record), was, now in zip(
-                    touched, before, answers(editor.bench, records), strict=True
-                )
-            ]
-            undone = replace(undone, removed=measured[0], neighbours=tuple(measured[1:]))
-        _remember(editor, out)
+        before = editor.pending.recorded[out].digest
+        if _digest(out) != before:
+            raise InputError(f"{out} was changed since it was read; load it again")
+        try:
+            if edit is None:
+                assert to is not None
+                undone = undo_to(out, to, editor.pending.author)
+                restore(editor, storage.read(out))
+            else:
+                undone = _undo_edit(editor, out, edit, turn)
+        except BaseException:
+            if _digest(out) != before:
+                # The folder went back and the editor did not: it must be loaded again.
+                editor.pending.moved()
+            raise
+        digest = _digest(out)
+        assert digest is not None
+        editor.pending.moved()
+        editor.pending.saved(out, digest)
     return undone
+
+
+def _undo_edit(editor: Editor, out: Path, edit: str, turn: int | None) -> Undone:
+    touched = neighbours(out, edit, turn)
+    records = [record for _, record in touched]
+    before = answers(editor.bench, records)
+    undone = undo_edit(out, edit, turn, editor.pending.author)
+    restore(editor, storage.read(out))
+    after = answers(editor.bench, records)
+    measured = [
+        Neighbour(number, record, was, now)
+        for (number, record), was, now in zip(touched, before, after, strict=True)
+    ]
+    return replace(undone, removed=measured[0], neighbours=tuple(measured[1:]))
 
 
 def load(
     cls: type[Editor], folder: Path, options: Mapping[str, Any], place: Mapping[str, Any]
 ) -> Editor:
     """`Editor.load`."""
+    folder = folder.resolve()
     storage.settle_if_free(folder)
-    snapshot = storage.read(folder)
+    digest, snapshot = _read(folder)
     settings = dict(snapshot.settings)
     keeping = {k: v for k, v in options.items() if k in ("journal", "history", "author")}
     refuse_changes(settings, {k: v for k, v in options.items() if k not in keeping})
+    batch_tokens = options.get("batch_tokens") or settings["batch_tokens"]
     torch.set_num_threads(settings["threads"])
     model, tokenizer = load_model(folder, **place)
     editor = cls(
@@ -134,21 +155,31 @@ def load(
         append_eos=settings["append_eos"],
         tokenization=settings["tokenization"],
         chat=settings["chat"],
-        batch_tokens=settings["batch_tokens"],
+        batch_tokens=batch_tokens,
         **keeping,
     )
+    for parameter, original in snapshot.originals.items():
+        served = model.get_parameter(parameter).dtype
+        if served != original.dtype:
+            editor.read_only = (
+                f"{folder} was edited in {_plain(original.dtype)}; it cannot go on in"
+                f" {_plain(served)}"
+            )
     restore(editor, snapshot)
     editor.source = folder
-    if storage.Layout(folder).journal.is_file():
+    if digest is not None:
         with storage.open_journal(folder) as journal:
             journal.verify()
             head = journal.head()
         if "history" not in options:
             editor.pending.keep = head.keep
         editor.pending.snapshot_every = head.snapshot_every
-        _remember(editor, folder.resolve())
+        editor.pending.moved()
+        editor.pending.saved(folder, digest)
     elif "journal" not in options:
         editor.pending.active = False
+    if digest is None:
+        editor.pending.forget()
     return editor
 
 
@@ -158,7 +189,7 @@ def check_base(editor: Editor, model: str, out: Path) -> None:
     Raises:
         InputError: it is another model.
     """
-    if model == editor.base_name:
+    if editor.base_name in (model, str(Path(model).resolve())):
         return
     if storage.Layout(out).journal.is_file() and (folder := local_folder(model)) is not None:
         with storage.open_journal(out) as journal:
@@ -168,9 +199,25 @@ def check_base(editor: Editor, model: str, out: Path) -> None:
     raise InputError(f"{out} was edited from {editor.base_name}, not from {model}")
 
 
-def _remember(editor: Editor, out: Path) -> None:
+def _digest(out: Path) -> str | None:
+    """Of the journal's head; None where there is none that could be read."""
+    if not storage.Layout(out).journal.is_file():
+        return None
     with storage.open_journal(out) as journal:
-        editor.pending.saved(out, journal.head_digest(), editor.turns)
+        return journal.head_digest()
+
+
+def _read(folder: Path) -> tuple[str | None, Snapshot]:
+    """A version and the digest of the journal at that version."""
+    while True:
+        before = _digest(folder)
+        snapshot = storage.read(folder)
+        if _digest(folder) == before:
+            return before, snapshot
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def snapshot(editor: Editor) -> Snapshot:
@@ -211,7 +258,8 @@ def refuse_changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> N
             raise InputError(f"there is no option {name!r}")
         if name == "modules" and isinstance(value, str) and value != "auto":
             value = [module.strip() for module in value.split(",")]
-        if value is None or value == "auto" or value == recorded[name]:
+        # A smaller batch is what a full device asks for; it only changes roundings.
+        if value is None or value == "auto" or value == recorded[name] or name == "batch_tokens":
             continue
         raise InputError(
             f"the model was edited with {name}={recorded[name]!r}; it cannot go on with {value!r}"

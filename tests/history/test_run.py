@@ -3,7 +3,7 @@
 import pytest
 
 from ultraedit import Edit, Editor, InputError, TurnRefusedError, UltraEditError
-from ultraedit.history.run import Progress, resumed, write_all
+from ultraedit.history.run import Progress, resumed, runs_of, write_all
 
 
 def many(count=14, start=0):
@@ -26,7 +26,8 @@ def test_a_run_in_pieces_is_the_run_in_one(
     out = tmp_path / "b"
     editor = Editor.from_pretrained(checkpoint, lr=lr, journal=journal)
     for stop_after in (1, 2, 1, 9):
-        progress = resumed(editor.run, Progress("f", 3, 14), iter(edits))
+        runs = runs_of(editor, out) if out.exists() else []
+        progress = resumed(runs, Progress("f", 3, 14), iter(edits))
         turns = iter(range(stop_after))
         outcome = write_all(
             editor,
@@ -41,26 +42,53 @@ def test_a_run_in_pieces_is_the_run_in_one(
     assert outcome.progress.is_complete
     same_state(state(editor), state(whole))
     assert editor.run["records"] == 14
-    again = resumed(editor.run, Progress("f", 3, 14), iter(edits))
+    again = resumed(runs_of(editor, out), Progress("f", 3, 14), iter(edits))
     assert again.is_complete
 
 
 def test_another_file_or_other_turns_are_refused_and_a_grown_file_is_not():
     edits = many(10)
-    run = Progress("f", 3, 10).after(edits[:6]).to_json()
-    assert resumed(None, Progress("g", 4, 9), iter(edits)) == Progress("g", 4, 9)
+    run = Progress("f", 3, 10).after(edits[:6])
+    assert resumed([], Progress("g", 4, 9), iter(edits)) == Progress("g", 4, 9)
     with pytest.raises(InputError, match="turns of 3"):
-        resumed(run, Progress("f", 4, 10), iter(edits))
+        resumed([run], Progress("f", 4, 10), iter(edits))
     for other in (edits[1:], edits[:5], many(10, 1), [*edits[:5], Edit("x", "y"), *edits[6:]]):
+        with pytest.raises(InputError, match="does not begin with the 6 edits"):
+            resumed([run], Progress("f", 3, len(other)), iter(other))
         with pytest.raises(InputError, match="not the file"):
-            resumed(run, Progress("f", 3, len(other)), iter(other))
-    grown = resumed(run, Progress("f", 3, 20), iter(many(20)))
+            resumed([run], Progress("g", 3, len(other)), iter(other))
+    grown = resumed([run], Progress("f", 3, 20), iter(many(20)))
     assert (grown.records, grown.total) == (6, 20)
+    renamed = resumed([run], Progress("h", 3, 10), iter(edits))
+    assert renamed.records == 6
 
 
-def test_the_next_file_begins_once_the_last_one_is_done():
-    done = Progress("f", 3, 6).after(many(6)).to_json()
-    assert resumed(done, Progress("g", 2, 4), iter(many(4, 50))) == Progress("g", 2, 4)
+def test_a_complete_run_is_not_begun_again():
+    done = Progress("f", 3, 6).after(many(6))
+    assert resumed([done], Progress("f", 3, 6), iter(many(6))).is_complete
+    changed = [*many(5), Edit("x", "y", id="other")]
+    for other in (many(4), changed):
+        with pytest.raises(InputError, match="without --resume"):
+            resumed([done], Progress("f", 3, len(other)), iter(other))
+    later = Progress("g", 3, 4).after(many(4, 50))
+    assert resumed([later, done], Progress("f", 3, 6), iter(many(6))).is_complete
+    assert resumed([done], Progress("g", 2, 4), iter(many(4, 50))) == Progress("g", 2, 4)
+
+
+def test_an_interrupted_file_is_found_behind_a_later_one(checkpoint, tmp_path):
+    out, first, second = tmp_path / "out", many(9), many(4, 50)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    turns = iter(range(1))
+    options = {"save": lambda: editor.save(out)}
+    write_all(
+        editor, iter(first), Progress("f", 3, 9), stop=lambda: next(turns, None) is None, **options
+    )
+    write_all(editor, iter(second), Progress("g", 2, 4), **options)
+    runs = runs_of(editor, out)
+    assert [(run.file, run.records) for run in runs] == [("g", 4), ("f", 3)]
+    assert resumed(runs, Progress("f", 3, 9), iter(first)).records == 3
+    editor.undo(to=0)
+    assert runs_of(editor, out) == []
 
 
 def test_the_target_the_subject_and_the_id_tell_files_apart():
@@ -91,7 +119,7 @@ def test_turns_before_a_refused_one_are_saved_and_the_run_goes_on_after_it(
     assert isinstance(outcome.failure, TurnRefusedError)
     monkeypatch.undo()
     again = Editor.load(out)
-    progress = resumed(again.run, Progress("f", 3, 14), iter(edits))
+    progress = resumed(runs_of(again, out), Progress("f", 3, 14), iter(edits))
     assert progress.records == 6
     write_all(again, iter(edits[6:]), progress, save=lambda: again.save(out))
     same_state(state(again), state(whole))

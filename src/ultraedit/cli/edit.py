@@ -92,7 +92,8 @@ def edit(
     from ultraedit import Editor, storage
     from ultraedit.cli.console import note, print_json, progress_bar, quiet_libraries
     from ultraedit.data import read_cases
-    from ultraedit.history.run import Progress, resumed, write_all
+    from ultraedit.errors import InputError
+    from ultraedit.history.run import Progress, resumed, runs_of, write_all
     from ultraedit.saved import check_base
 
     quiet_libraries()
@@ -102,12 +103,18 @@ def edit(
     with ExitStack() as stack:
         if out is not None and not dry_run:
             stack.enter_context(storage.lock(out))
+            if storage.is_edited_model(out):
+                storage.settle(out)
+                if journal is False and storage.Layout(out).journal.is_file():
+                    raise InputError(f"{out} keeps a journal and cannot go on without one")
         editor = Editor.from_pretrained(
             source, method=method, modules=modules, lr=step, append_eos=append_eos, chat=chat,
             batch_tokens=batch_tokens,
             dtype=dtype, device=device, device_map=device_map,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
+        if batch_tokens and resume and not as_json:
+            note("warning: other batches round differently; the bits may not be the same")
         if out is None:
             editor.pending.active = False
         elif resume and source != model:
@@ -116,9 +123,9 @@ def edit(
         if contradictions and not as_json:
             note(f"warning: {contradictions}; in one turn both are written, later turns win")
         progress = Progress(file, turn_size, count)
-        if resume:
+        if resume and out is not None and storage.is_edited_model(out):
             edits = (case.edit for case in read_cases(file, limit=limit))
-            progress = resumed(editor.run, progress, edits)
+            progress = resumed(runs_of(editor, out), progress, edits)
         begun = progress.records
         summary: dict[str, Any] = {
             "model": model, "file": file,
@@ -189,6 +196,9 @@ def _source(model: str, out: Path | None, resume: bool) -> str:
         if resume:
             raise InputError("--resume needs --out, the folder of the interrupted run")
         return model
+    if resume and storage.is_edited_model(out) and not Path(model).exists():
+        # The base may be gone, or elsewhere; `check_base` knows it by name.
+        return str(out)
     source = Path(resolve(model))
     if out.exists() and source.exists() and out.samefile(source):
         return model

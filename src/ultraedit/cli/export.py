@@ -46,8 +46,10 @@ def export(
     from ultraedit.cli.console import quiet_libraries
     from ultraedit.errors import InputError
     from ultraedit.export import FORMATS
+    from ultraedit.storage import settle_if_free
 
     quiet_libraries()
+    settle_if_free(Path(out))
     if form not in FORMATS:
         raise InputError(f"there is no format {form!r}; there is {', '.join(FORMATS)}")
     if form != "lora" and not (rank is None and tolerance is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ultraedit.cli.options import Json, Model, Modules, TurnSize
@@ -26,6 +27,7 @@ def inspect(
     quiet_libraries()
     skeleton = load_skeleton(model)
     source = resolve(model)
+    storage.settle_if_free(Path(source))
     edited = storage.read_settings(source) if storage.is_edited_model(source) else None
     wanted: Any = edited["modules"] if edited and modules == "auto" else modules
     names = choose_modules(skeleton, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,9 @@ from ultraedit.cli.options import Json, Out
 if TYPE_CHECKING:
     from ultraedit.history.effect import InEffect
     from ultraedit.storage import Entry
+
+# Laying out a table takes longer than anybody waits for a longer one.
+MOST_IN_A_TABLE = 2000
 
 
 def log(
@@ -117,12 +121,22 @@ def _show(result: dict[str, Any], with_edits: bool) -> None:
     if not with_edits:
         return
     listed = Table("turn", "id", "prompt", "target", "learned", "in effect")
-    for row in result["entries"]:
+    rows = list(_edit_rows(result["entries"]))
+    if len(rows) > MOST_IN_A_TABLE:
+        for cells in rows:
+            print(*cells, sep="\t")
+        return
+    for cells in rows:
+        listed.add_row(*cells)
+    show(listed)
+
+
+def _edit_rows(entries: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for row in entries:
         for edit in row["edits"] if row["kind"] == "turn" else ():
             target = edit["target"] if isinstance(edit["target"], str) else edit["target"][0]
             flags = ("yes" if edit[name] else "no" for name in ("learned", "in_effect"))
-            listed.add_row(str(row["turn"]), edit["id"], edit["prompt"], target, *flags)
-    show(listed)
+            yield str(row["turn"]), edit["id"], edit["prompt"], target, *flags
 
 
 def _what(row: dict[str, Any]) -> str:

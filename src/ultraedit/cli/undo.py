@@ -38,11 +38,14 @@ def undo(
     from ultraedit.cli.console import note, print_json, quiet_libraries
     from ultraedit.errors import InputError
     from ultraedit.history.undo import undo_to
+    from ultraedit.records import check_text
 
     if (to is None) == (edit is None):
         raise InputError("undo takes either --to TURN or --edit ID")
     if turn is not None and edit is None:
         raise InputError("--turn goes with --edit")
+    if author is not None:
+        check_text(author, "author")
     storage.open_journal(out).close()
     quiet_libraries()
     if to is not None:

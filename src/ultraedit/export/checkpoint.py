@@ -8,6 +8,7 @@ from ultraedit.export.plain import Written, copy_cards, finish_shards
 from ultraedit.export.source import at_one_version, check_served, require_format
 from ultraedit.export.staging import new_folder
 from ultraedit.storage.atomic import place
+from ultraedit.storage.fingerprint import check_base
 from ultraedit.storage.manifest import Manifest
 
 
@@ -33,6 +34,7 @@ def _write(out: Path, manifest: Manifest, folder: Path) -> Written:
     require_format(manifest, "checkpoint")
     with new_folder(folder, outside=out) as staged:
         check_served(out, manifest)
+        check_base(out, manifest)
         shards = [staged / name for name in (*manifest.base, manifest.edited.name)]
         for path in shards:
             place(out / path.name, path)

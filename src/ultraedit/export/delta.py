@@ -19,7 +19,7 @@ from ultraedit.export.plain import config_of, dtype_of
 from ultraedit.export.source import at_one_version, check_served, origin, require_format
 from ultraedit.export.staging import new_file
 from ultraedit.storage.atomic import write_file
-from ultraedit.storage.fingerprint import Digest, base_places, combined, digests, fingerprint
+from ultraedit.storage.fingerprint import Digest, check_base, combined, digests
 from ultraedit.storage.manifest import Manifest
 from ultraedit.storage.shards import copy_tensors, read_header
 
@@ -110,7 +110,7 @@ def _write(out: Path, manifest: Manifest, path: Path) -> Delta:
         metadata = {
             "format": "pt",
             FORMAT_KEY: str(FORMAT),
-            "base": fingerprint(base_places(out, manifest)),
+            "base": check_base(out, manifest),
             "base_name": origin(out, manifest).name or "",
             "dtype": dtype_of(config_of(out)) or "",
             "method": str(settings["method"]),

@@ -23,10 +23,18 @@ class Answer:
 
 
 def answers(bench: Bench, records: Sequence[EditRecord]) -> list[Answer]:
-    """The answers of the model as it is now, in the order of the edits."""
+    """The answers of the model as it is now, in the order of the edits.
+
+    Raises:
+        InputError: one is too long for the model.
+    """
     if not records:
         return []
-    first = [r.target if isinstance(r.target, str) else r.target[0] for r in records]
+    texts = []
+    for record in records:
+        target = record.target if isinstance(record.target, str) else record.target[0]
+        texts.append(bench.encoder.encode(record.prompt, target))
+        bench.check_length(texts[-1], f"fact {record.id}")
     said = generate_answers(
         bench.model,
         bench.tokenizer,
@@ -36,12 +44,7 @@ def answers(bench: Bench, records: Sequence[EditRecord]) -> list[Answer]:
         device=bench.device,
         query=bench.query,
     )
-    scored = bench.score(
-        [
-            bench.encoder.encode(record.prompt, target)
-            for record, target in zip(records, first, strict=True)
-        ]
-    )
+    scored = bench.score(texts)
     return [
         Answer(free.text, bool(one.correct.all())) for free, one in zip(said, scored, strict=True)
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ultraedit.history.answers import Answer
 from ultraedit.history.effect import in_effect
 from ultraedit.history.undo import locate
-from ultraedit.storage import EditRecord, Layout, open_journal
+from ultraedit.storage import EditRecord, Entry, Layout, open_journal
 from ultraedit.storage.shards import read_header, read_tensor
 
 # Of other turns; more would be read than an answer to "did it hurt?" needs.
@@ -70,7 +70,7 @@ def neighbours(out: Path, edit: str, turn: int | None) -> list[tuple[int, EditRe
             for number, record in enumerate(entry.records)
             if number != place and (found, number) not in effect.removed
         ]
-        own = _keys(layout, found)
+        own = _keys(layout, entry) if found > head.factors_after else None
         if own is None:
             return result
         rows, edits = own
@@ -79,7 +79,7 @@ def neighbours(out: Path, edit: str, turn: int | None) -> list[tuple[int, EditRe
         others = sorted(others, key=lambda n: abs(n - found))[:MOST_TURNS]
         alike: list[tuple[float, int, int]] = []
         for number in others:
-            if (held := _keys(layout, number)) is None:
+            if (held := _keys(layout, journal.entry(number))) is None:
                 continue
             nearest = (held[0] @ wanted.T).amax(1)
             for one in sorted(set(held[1].tolist())):
@@ -90,11 +90,11 @@ def neighbours(out: Path, edit: str, turn: int | None) -> list[tuple[int, EditRe
     return result
 
 
-def _keys(layout: Layout, number: int) -> tuple[Tensor, Tensor] | None:
+def _keys(layout: Layout, entry: Entry) -> tuple[Tensor, Tensor] | None:
     """Unit keys of a turn's first pass in its first module, and the edit of each row."""
-    path = layout.history_file(number, "factors")
-    if not path.is_file():
+    if entry.factors is None:
         return None
+    path = entry.factors.check(layout.history)
     header = read_header(path)
     left = next((k for k in header.tensors if k.startswith("0/") and k.endswith("/left")), None)
     if left is None:

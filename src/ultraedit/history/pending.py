@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from ultraedit.core.shift import Dense, LowRank, Shift
-from ultraedit.records import Turn
-from ultraedit.storage import KEEP_ALL, Change, EditRecord, Entry, Update, now
+from ultraedit.records import Turn, check_text
+from ultraedit.storage import KEEP_ALL, Change, EditRecord, Entry, Layout, Update, now
 
 Passes = Sequence[Mapping[str, Shift]]
 
@@ -32,12 +32,18 @@ def this_user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+class Moment:
+    """A state of the editor, told from every other; turns are not enough, since undos bring
+    their number back.
+    """
+
+
 @dataclass(frozen=True)
 class Recorded:
-    """What a folder's journal said when this editor last read or wrote it."""
+    """A folder's journal when this editor last read or wrote it, and what it was the state of."""
 
     digest: str
-    turns: int
+    moment: Moment
 
 
 class Pending:
@@ -51,6 +57,9 @@ class Pending:
         snapshot_every: Entries from one snapshot to the next.
         initial: The method's state before any edit.
         active: False remembers nothing.
+
+    Raises:
+        InputError: the author is not text.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class Pending:
         active: bool = True,
     ) -> None:
         self.author = author or this_user()
+        check_text(self.author, "author")
         self.keep = keep
         self.snapshot_every = snapshot_every
         self.initial = dict(initial or {})
@@ -69,6 +79,7 @@ class Pending:
         self.changes: deque[Change] = deque()
         self.recorded: dict[Path, Recorded] = {}
         self.latest: Path | None = None
+        self.now = self._begins = self._start = Moment()
         self._bytes = 0
 
     def add(
@@ -91,7 +102,9 @@ class Pending:
             device: The kind of device the shifts were added on.
             run: How far the file of the run was read.
         """
+        self.now = Moment()
         if not self.active:
+            self._begins = self.now
             return
         entry = Entry(
             kind="turn", time=now(), author=self.author, turns=turn.index + 1, edits=edits,
@@ -122,17 +135,17 @@ class Pending:
             edits: Edits in effect now.
             about: For the start of a new journal.
         """
-        before = self.recorded.get(folder)
+        before = self.recorded.get(folder) if _has_journal(folder) else None
         inherit = None
-        if before is None and self.latest is not None and (self.latest / "ultraedit").is_dir():
+        if before is None and self.latest not in (None, folder) and _has_journal(self.latest):
+            assert self.latest is not None
             inherit, before = self.latest, self.recorded[self.latest]
         changes = list(self.changes)
-        known = before.turns if before else 0
-        missing_to = changes[0].entry.turns - 1 if changes else turns
-        if missing_to != known:
-            first = changes[0].entry if changes else None
-            count = edits if first is None else first.edits - len(first.records)
-            gap = Entry("gap", now(), self.author, missing_to, count)
+        if self._begins is not (before.moment if before else self._start):
+            if changes:
+                first = changes[0].entry
+                turns, edits = first.turns - 1, first.edits - len(first.records)
+            gap = Entry("gap", now(), self.author, turns, edits)
             changes.insert(0, Change(gap, None, None))
         return Update(
             changes=changes,
@@ -144,12 +157,25 @@ class Pending:
             inherit=inherit,
         )
 
-    def saved(self, folder: Path, digest: str, turns: int) -> None:
-        """Everything remembered is in the journal of `folder` now."""
+    def saved(self, folder: Path, digest: str) -> None:
+        """Everything up to now is in the journal of `folder`."""
         self.changes.clear()
         self._bytes = 0
-        self.recorded[folder] = Recorded(digest, turns)
+        self._begins = self.now
+        self.recorded[folder] = Recorded(digest, self.now)
         self.latest = folder
+
+    def moved(self) -> None:
+        """The editor is in another state, by other means than a turn."""
+        self.now = Moment()
+
+    def forget(self) -> None:
+        """The editor comes from a state that no journal knows."""
+        self.now = self._begins = Moment()
+
+    def is_saved(self, folder: Path) -> bool:
+        """Whether nothing has happened since `folder` was read or written."""
+        return folder in self.recorded and self.recorded[folder].moment is self.now
 
     def _forget(self) -> None:
         for place, change in enumerate(self.changes):
@@ -161,6 +187,11 @@ class Pending:
                 self._bytes += _size(self.changes[place])
         while self._bytes > MOST_BYTES and self.changes:
             self._bytes -= _size(self.changes.popleft())
+            self._begins = Moment()
+
+
+def _has_journal(folder: Path | None) -> bool:
+    return folder is not None and Layout(folder).journal.is_file()
 
 
 def _on_cpu(shift: Shift) -> Shift:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ultraedit.errors import InputError, UltraEditError
+from ultraedit.history.effect import in_effect
 from ultraedit.records import Edit, Turn
+from ultraedit.storage import Layout, open_journal
 
 if TYPE_CHECKING:
     from ultraedit.editor import Editor
@@ -58,34 +61,65 @@ class Progress:
         return self.records >= self.total
 
 
-def resumed(run: Mapping[str, Any] | None, begun: Progress, edits: Iterable[Edit]) -> Progress:
-    """Where to go on: the recorded progress, or the beginning.
+def runs_of(editor: Editor, out: Path) -> list[Progress]:
+    """How far each file was read that is in effect in `out`, the last one first.
+
+    Without a journal only the last one is known.
+    """
+    runs = [] if editor.run is None else [Progress.of_json(editor.run)]
+    if not Layout(out).journal.is_file():
+        return runs
+    with open_journal(out) as journal:
+        turns = in_effect(journal.outline(), journal.head().number).turns
+        for number in reversed(turns):
+            run = journal.entry(number).run
+            if run is not None and all(run["file"] != known.file for known in runs):
+                runs.append(Progress.of_json(run))
+    return runs
+
+
+def resumed(runs: Sequence[Progress], begun: Progress, edits: Iterable[Edit]) -> Progress:
+    """Where to go on: where one of the runs stopped, or at the beginning.
 
     Args:
-        run: What the edited model recorded last; None for a model without any run.
+        runs: How far files were read before, the last one first.
         begun: The run as it would begin now.
-        edits: The file from its beginning; read as far as was recorded.
+        edits: The file from its beginning; read as far as any of the runs.
 
     Raises:
-        InputError: the run was begun with another file or other turns.
+        InputError: the file, or the size of a turn, is not what its run was begun with; or
+            another file's run was interrupted.
     """
-    if run is None:
-        return begun
-    recorded = Progress.of_json(run)
-    read = begun.after(islice(edits, recorded.records))
-    if (read.records, read.digest) == (recorded.records, recorded.digest):
-        if recorded.turn_size != begun.turn_size:
+    longest = max((run.records for run in runs), default=0)
+    wanted = {run.records for run in runs}
+    read = {0: begun}
+    at = begun
+    for edit in islice(edits, longest):
+        at = at.after([edit])
+        if at.records in wanted:
+            read[at.records] = at
+    for run in runs:
+        found = read.get(run.records)
+        if found is None or found.digest != run.digest:
+            continue
+        if run.turn_size != begun.turn_size:
             raise InputError(
-                f"the run was begun with turns of {recorded.turn_size}, it cannot go on with"
+                f"the run was begun with turns of {run.turn_size}, it cannot go on with"
                 f" {begun.turn_size}"
             )
-        return read
-    if recorded.is_complete:
-        return begun
-    raise InputError(
-        f"{begun.file} is not the file that the run was begun with ({recorded.file}): its first"
-        f" {recorded.records} edits differ from those that were written"
-    )
+        return found
+    for run in runs:
+        if run.file == begun.file:
+            raise InputError(
+                f"{begun.file} does not begin with the {run.records} edits that were written from"
+                " it; what is new is written without --resume, naming the edited model as the"
+                " model"
+            )
+    if runs and not runs[0].is_complete:
+        raise InputError(
+            f"{begun.file} is not the file that the interrupted run was begun with, {runs[0].file}"
+        )
+    return begun
 
 
 @dataclass

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ultraedit.storage import Layout, open_journal, read
+from ultraedit.storage import Layout, open_journal, read, read_manifest
+from ultraedit.storage.fingerprint import check_base
 
 
 def verify(out: Path) -> int:
-    """Read the whole journal and every file it vouches for, and compare checksums.
-
-    Base shards have sizes only: their content is the base's own.
+    """Read the whole journal, every file it vouches for and the base, and compare checksums.
 
     Returns:
         How many files of the history were read.
@@ -30,4 +29,5 @@ def verify(out: Path) -> int:
                 entry.snapshot.check(layout.history)
                 count += 1
     read(out)
+    check_base(out, read_manifest(out))
     return count

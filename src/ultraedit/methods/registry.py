@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 from ultraedit import methods
 from ultraedit.errors import InputError
@@ -36,3 +39,16 @@ def method_class(name: str) -> type[Method]:
     if name not in found:
         raise InputError(f"there is no method {name!r}; there is {', '.join(found)}")
     return found[name]
+
+
+def build(name: str, lr: float | str, settings: Mapping[str, Any]) -> Method:
+    """The method called `name` with its settings.
+
+    Raises:
+        InputError: there is none of that name, or it has no such setting.
+    """
+    kind = method_class(name)
+    has_lr = any(field.name == "lr" for field in fields(kind.Config))
+    if not has_lr and lr != "auto":
+        raise InputError(f"method {name} has no lr")
+    return kind.with_settings({**settings, **({"lr": lr} if has_lr else {})})

@@ -208,7 +208,9 @@ def _inherit(layout: Layout, source: Layout, staged: Path) -> None:
         journal.copy(staged)
     for path, _, what in source.history_files():
         target = layout.history / path.name
-        if what != "leftover" and not target.exists():
+        if what != "leftover":
+            # Another run that was killed here may have left its own.
+            discard(target)
             place(path, target)
 
 

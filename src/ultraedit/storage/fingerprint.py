@@ -13,6 +13,7 @@ from pathlib import Path
 from ultraedit.errors import InputError
 from ultraedit.storage.checkpoint import open_checkpoint
 from ultraedit.storage.filerecord import check_size
+from ultraedit.storage.journal import Journal
 from ultraedit.storage.layout import Layout, is_edited_model
 from ultraedit.storage.manifest import Manifest, read_manifest
 from ultraedit.storage.shards import BUFFER, Entry, Header, Places, read_header
@@ -90,6 +91,25 @@ def base_places(out: Path, manifest: Manifest) -> dict[str, tuple[Path, str]]:
         places |= {key: (out / name, key) for key in read_header(out / name).tensors}
     originals = manifest.originals.check(Layout(out).internal)
     return places | {key: (originals, parameter) for parameter, key in manifest.keys.items()}
+
+
+def check_base(out: Path, manifest: Manifest) -> str:
+    """The fingerprint of an edited model's base, if the journal does not say another.
+
+    Raises:
+        InputError: a file is missing, truncated or altered.
+    """
+    found = fingerprint(base_places(out, manifest))
+    path = Layout(out).journal
+    if path.is_file():
+        with Journal(path) as journal:
+            known = journal.head().about["base"].get("sha256", found)
+        if known != found:
+            raise InputError(
+                f"the base shards of {out} were altered: their fingerprint is {found} instead of"
+                f" {known}"
+            )
+    return found
 
 
 def digests(places: Places) -> dict[str, Digest]:

@@ -17,7 +17,7 @@ from ultraedit.storage.filerecord import check_size
 from ultraedit.storage.journal import Journal
 from ultraedit.storage.layout import INTERNAL, Layout, check_destination, is_edited_model
 from ultraedit.storage.manifest import Manifest, read_manifest
-from ultraedit.storage.shards import read_header, read_tensor, read_tensors
+from ultraedit.storage.shards import DTYPES, read_header, read_tensor, read_tensors
 from ultraedit.storage.snapshot import Snapshot, same_bits
 from ultraedit.storage.version import commit, draft_all, draft_turn
 
@@ -60,9 +60,9 @@ def write(
         check_destination(out)
         layout = Layout(out)
         previous = read_manifest(out) if is_edited_model(out) else None
-        # Whoever goes on from the journal's head has compared the originals before.
+        # Whoever goes on from the journal's head has read the originals from here.
         goes_on = update is not None and update.follows is not None and layout.journal.exists()
-        turn_only = previous is not None and (goes_on or _same_base(layout, previous, snapshot))
+        turn_only = previous is not None and _same_base(layout, previous, snapshot, goes_on)
         may_change = update is None and previous is not None and _same_folder(out, source)
         if previous is not None and not turn_only and not may_change:
             raise InputError(
@@ -126,15 +126,19 @@ def _read(layout: Layout, manifest: Manifest) -> Snapshot:
     masters: dict[str, Tensor] = {}
     if manifest.masters is not None:
         masters = read_tensors(manifest.masters.check(layout.internal))
-    served = {parameter: edited[key] for parameter, key in manifest.keys.items()}
-    return Snapshot(
-        served=served,
-        masters={name: masters.get(name, weight) for name, weight in served.items()},
-        originals={name: originals[name] for name in served},
-        state=read_tensors(manifest.state.check(layout.internal)),
-        settings=manifest.settings,
-        version=manifest.version,
-    )
+    state = read_tensors(manifest.state.check(layout.internal))
+    try:
+        served = {parameter: edited[key] for parameter, key in manifest.keys.items()}
+        return Snapshot(
+            served=served,
+            masters={name: masters.get(name, weight) for name, weight in served.items()},
+            originals={name: originals[name] for name in served},
+            state=state,
+            settings=manifest.settings,
+            version=manifest.version,
+        )
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{out} is damaged: its files do not fit together ({error})") from error
 
 
 def _begin(layout: Layout, previous: Manifest | None) -> None:
@@ -170,13 +174,28 @@ def _kept(layout: Layout, manifest: Manifest | None) -> set[Path]:
     return set() if manifest is None else manifest.files(layout)
 
 
-def _same_base(layout: Layout, previous: Manifest, snapshot: Snapshot) -> bool:
-    """Whether a snapshot edits the very weights that OUT's version edits."""
+def _same_base(
+    layout: Layout, previous: Manifest, snapshot: Snapshot, by_header: bool = False
+) -> bool:
+    """Whether a snapshot edits the very weights that OUT's version edits.
+
+    Args:
+        layout: Of OUT.
+        previous: Its version.
+        snapshot: What is to be written.
+        by_header: Compare only names, dtypes and shapes.
+    """
     if previous.keys.keys() != snapshot.served.keys():
         return False
     path = layout.internal / previous.originals.name
     check_size(path, previous.originals.size)
     header = read_header(path)
+    if by_header:
+        return all(
+            DTYPES.get(header.tensors[name].dtype) == original.dtype
+            and header.tensors[name].shape == tuple(original.shape)
+            for name, original in snapshot.originals.items()
+        )
     return all(
         same_bits(read_tensor(path, header, name), original)
         for name, original in snapshot.originals.items()

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ultraedit.errors import UltraEditError
-from ultraedit.storage.atomic import named_failures
+from ultraedit.storage.atomic import named_failures, sync_folder
 from ultraedit.storage.layout import Layout, check_destination, is_edited_model
 
 
@@ -31,6 +31,8 @@ def lock(out: str | Path) -> Iterator[None]:
     created = not out.exists()
     with named_failures(out):
         layout.internal.mkdir(parents=True, exist_ok=True)
+        if created:
+            sync_folder(out.parent)
         stream = open(layout.lock, "ab")  # noqa: SIM115 - closed below, after the caller's block
     with stream:
         try:
