@@ -1,6 +1,8 @@
 """`log`, `undo`, `diff` and `edit --resume`."""
 
 import json
+import shutil
+import sys
 
 import pytest
 import torch
@@ -248,3 +250,106 @@ def test_the_cost_of_the_history_is_what_a_turn_takes(json_of, base, out, facts)
     state = 8 * 2 * (56 + 32)
     # Two edits of one to four tokens: shifts, the state, and a header.
     assert all(4 * (56 + 32) * 2 < size - state < 4 * (56 + 32) * 12 + 1500 for size in rows)
+
+
+def test_the_index_is_right_after_a_resume_with_nothing_to_do(run_here, json_of, base, facts, out):
+    index = Layout(out).index
+    right = index.read_text()
+    (out / "edited-v00000002.safetensors").write_bytes(
+        (out / "edited-v00000003.safetensors").read_bytes()
+    )
+    behind = right.replace("v00000003", "v00000002")
+    for arguments in (
+        ["edit", base, facts, "-o", out, "--turn-size", 2, "--resume"],
+        ["inspect", out],
+        ["export", out, "--format", "checkpoint", "-o", out.with_name("plain")],
+    ):
+        index.write_text(behind)
+        assert run_here(*arguments).returncode == 0
+        assert index.read_text() == right
+
+
+def test_resume_refuses_what_it_would_write_twice(run_here, base, facts, out, records, tmp_path):
+    shorter = run_here("edit", base, facts, "-o", out, "--turn-size", 2, "--limit", 4, "--resume")
+    assert shorter.returncode == 2
+    assert "does not begin with the 5 edits" in " ".join(shorter.stderr.split())
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps({"prompt": "jazz is", "target": "city"}))
+    assert run_here("edit", out, more, "-o", out, "--turn-size", 2).returncode == 0
+    again = run_here("edit", base, facts, "-o", out, "--turn-size", 2, "--resume", "--json")
+    assert json.loads(again.stdout)["edits"] == 0
+
+
+def test_resume_without_the_base_and_from_elsewhere(run_here, json_of, base, facts, tmp_path):
+    shutil.copytree(base, tmp_path / "moved")
+    arguments = [facts, "-o", tmp_path / "out", "--turn-size", 2, "--lr", 0.05]
+    json_of("edit", tmp_path / "moved", *arguments, "--limit", 2)
+    shutil.rmtree(tmp_path / "moved")
+    assert json_of("edit", tmp_path / "moved", *arguments, "--resume")["edits"] == 3
+    assert run_here("edit", tmp_path / "gone", *arguments, "--resume").returncode == 2
+
+
+def test_a_fork_is_no_resumption(json_of, out, facts, tmp_path):
+    summary = json_of("edit", out, facts, "-o", tmp_path / "fork", "--turn-size", 2, "--resume")
+    assert summary["edits"] == 5
+    assert json_of("log", tmp_path / "fork")["turn"] == 6
+
+
+def test_another_batch_size_is_a_warning(run_here, base, facts, out):
+    done = run_here(
+        "edit", base, facts, "-o", out, "--turn-size", 2, "--resume", "--batch-tokens", 64
+    )
+    assert done.returncode == 0
+    assert "warning" in done.stderr
+
+
+def test_what_cannot_be_gone_on_with_is_said_before_the_first_turn(run_here, facts, out):
+    for options, words in (
+        (["--no-journal"], "keeps a journal"),
+        (["--dtype", "bfloat16"], "edited in float32"),
+        (["--author", "\udcff"], "author"),
+    ):
+        done = run_here("edit", out, facts, "-o", out, *options)
+        assert done.returncode == 2, options
+        assert words in done.stderr
+    assert run_here("undo", out, "--to", 1, "--author", "\udcff").returncode == 2
+
+
+def test_altered_base_shards_are_found(run_here, out, tmp_path):
+    shard = next(out.glob("base-*"))
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 4
+    shard.unlink()
+    shard.write_bytes(content)
+    for arguments in (
+        ["log", out, "--verify"],
+        ["export", out, "--format", "delta", "-o", tmp_path / "d.safetensors"],
+        ["export", out, "--format", "checkpoint", "-o", tmp_path / "c"],
+    ):
+        done = run_here(*arguments)
+        assert done.returncode == 2
+        assert "base shards" in done.stderr
+
+
+def test_a_fact_too_long_to_ask_is_named(run_here, out, tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"prompt": "who", "target": "jazz " * 200}))
+    done = run_here("diff", f"{out}@1", out, "--facts", path)
+    assert done.returncode == 2
+    assert "tokens" in done.stderr
+
+
+def test_a_damaged_neighbour_is_named(run_here, out):
+    path = Layout(out).history_file(3, "factors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 64
+    path.write_bytes(content)
+    done = run_here("undo", out, "--edit", "r0")
+    assert done.returncode == 2
+    assert path.name in done.stderr
+
+
+def test_a_long_list_of_edits_needs_no_table(run_here, out, monkeypatch):
+    monkeypatch.setattr(sys.modules["ultraedit.cli.log"], "MOST_IN_A_TABLE", 2)
+    shown = run_here("log", out, "--edits").stdout
+    assert "\tr3\t" in shown

@@ -1,10 +1,15 @@
 """What an editor remembers of turns that were not saved yet."""
 
-import pytest
+import shutil
 
-from ultraedit import Editor, InputError
+import pytest
+import torch
+
+from ultraedit import Edit, Editor, InputError, UltraEditError, saved
 from ultraedit.history import pending
-from ultraedit.storage import Layout, is_edited_model, open_journal
+from ultraedit.history.verify import verify
+from ultraedit.storage import Layout, is_edited_model, open_journal, read
+from ultraedit.storage.decision import JournalDecision
 
 
 def kinds(out):
@@ -114,3 +119,150 @@ def test_options_of_the_journal_may_change(told, turn_of):
         assert journal.entry(3).author == "bob"
         assert journal.head().keep == 1
     assert Editor.load(out).pending.keep == 1
+
+
+def test_an_undo_is_not_lost_between_two_folders(checkpoint, tmp_path, turn_of, state, same_state):
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor.edit(turn_of(1))
+    editor.save(tmp_path / "a")
+    editor.save(tmp_path / "b")
+    editor.undo(edit="e1.1")
+    editor.save(tmp_path / "a")
+    assert kinds(tmp_path / "a") == ["start", "turn", "gap"]
+    assert kinds(tmp_path / "b") == ["start", "turn", "undo-edit"]
+    for name in ("a", "b"):
+        again = Editor.load(tmp_path / name)
+        same_state(state(again), state(editor))
+        head = 2
+        again.undo(to=1)
+        assert again.undo(to=head).exact is not False
+        same_state(state(again), state(editor))
+
+
+def test_a_folder_that_is_gone_is_begun_with_a_gap(
+    checkpoint, tmp_path, turn_of, state, same_state
+):
+    editor, out = Editor.from_pretrained(checkpoint, lr=1e-3), tmp_path / "out"
+    editor.edit(turn_of(1))
+    editor.save(out)
+    shutil.rmtree(out)
+    editor.edit(turn_of(2))
+    editor.save(out)
+    assert kinds(out) == ["start", "gap", "turn"]
+    after = state(editor)
+    shutil.rmtree(out)
+    editor.save(out)
+    assert kinds(out) == ["start", "gap"]
+    editor.edit(turn_of(3))
+    editor.save(out)
+    assert editor.undo(to=1).turns == 2
+    same_state(state(editor), after)
+
+
+def test_a_turn_written_while_the_model_is_read_is_not_overwritten(told, turn_of, monkeypatch):
+    other, out, _ = told(2)
+    plain = saved.load_model
+
+    def slow(*arguments, **options):
+        model = plain(*arguments, **options)
+        other.edit(turn_of(3))
+        other.save(out)
+        return model
+
+    monkeypatch.setattr(saved, "load_model", slow)
+    editor = Editor.load(out)
+    monkeypatch.undo()
+    editor.edit(turn_of(4))
+    with pytest.raises(UltraEditError, match="changed by another process"):
+        editor.save(out)
+    assert kinds(out) == ["start", "turn", "turn", "turn"]
+
+
+def test_an_interrupt_after_the_commit_is_a_save(told, turn_of, monkeypatch):
+    editor, out, _ = told(1)
+    plain = JournalDecision.commit
+
+    def interrupted(self):
+        plain(self)
+        raise KeyboardInterrupt
+
+    editor.edit(turn_of(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalDecision, "commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            editor.save(out)
+    assert kinds(out) == ["start", "turn", "turn"]
+    editor.edit(turn_of(3))
+    editor.save(out)
+    assert kinds(out) == ["start", "turn", "turn", "turn"]
+
+
+def test_another_dtype_may_look_but_not_go_on(told, turn_of, tmp_path):
+    _, out, _ = told(1)
+    recorded = read(out).originals
+    dtype = {d.dtype for d in recorded.values()}.pop()
+    other = "float16" if dtype is torch.bfloat16 else "bfloat16"
+    editor = Editor.load(out, dtype=other)
+    assert editor.ask("paris in paris is") is not None
+    with pytest.raises(InputError, match="cannot go on in"):
+        editor.edit(turn_of(2))
+    with pytest.raises(InputError, match="cannot go on in"):
+        editor.save(tmp_path / "elsewhere")
+    assert {d.dtype for d in read(out).originals.values()} == {dtype}
+
+
+def test_a_history_that_a_killed_fork_left_is_not_taken_for_the_next_ones(
+    checkpoint, tmp_path, turn_of, monkeypatch
+):
+    forks = tmp_path / "fork"
+    for name in ("first", "second"):
+        editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+        editor.edit(turn_of(1 if name == "first" else 2))
+        editor.save(tmp_path / name)
+        fork = Editor.load(tmp_path / name)
+        if name == "first":
+            with monkeypatch.context() as patch:
+                patch.setattr(JournalDecision, "commit", lambda self: 1 / 0)
+                patch.setattr("ultraedit.storage.folder._tidy", lambda *arguments: None)
+                with pytest.raises(ZeroDivisionError):
+                    fork.save(forks)
+        else:
+            fork.save(forks)
+    assert verify(forks) > 1
+    assert Editor.load(forks).undo(to=0).exact is True
+
+
+def test_undo_inside_unedited_is_refused(told):
+    editor, _, _ = told(2)
+    with editor.unedited(), pytest.raises(InputError, match="unedited"):
+        editor.undo(to=1)
+    assert editor.undo(to=1).exact is True
+
+
+def test_unsaved_turns_count_without_a_journal_too(told, turn_of):
+    _, out, _ = told(1)
+    editor = Editor.load(out, options={"journal": False})
+    editor.edit(turn_of(2))
+    with pytest.raises(InputError, match="save"):
+        editor.undo(to=0)
+
+
+def test_a_folder_is_the_same_from_anywhere(told, turn_of, monkeypatch, tmp_path):
+    _, out, _ = told(1)
+    monkeypatch.chdir(out.parent)
+    editor = Editor.load(out.name)
+    monkeypatch.chdir("/")
+    editor.edit(turn_of(2))
+    editor.save(out)
+    assert kinds(out) == ["start", "turn", "turn"]
+
+
+@pytest.mark.parametrize("wrong", [{"id": 7}, {"id": "\udcff"}, {"subject": "\udcff"}])
+def test_what_could_not_be_written_is_no_edit(wrong):
+    with pytest.raises(InputError):
+        Edit("a", "b", **wrong)
+
+
+def test_an_author_is_text(checkpoint):
+    with pytest.raises(InputError, match="author"):
+        Editor.from_pretrained(checkpoint, author="\udcff")
