@@ -353,3 +353,9 @@ def test_a_long_list_of_edits_needs_no_table(run_here, out, monkeypatch):
     monkeypatch.setattr(sys.modules["ultraedit.cli.log"], "MOST_IN_A_TABLE", 2)
     shown = run_here("log", out, "--edits").stdout
     assert "\tr3\t" in shown
+
+
+def test_methods_say_what_can_be_taken_back_and_how_they_leave(json_of):
+    (row,) = [row for row in json_of("methods") if row["name"] == "ultraedit"]
+    assert row["undo"] == ["turn", "edit"]
+    assert row["exports"] == ["checkpoint", "delta", "lora"]

@@ -122,7 +122,7 @@ class Story:
                 journal.verify()
                 follows = journal.head_digest()
         about = {"base": {"name": "model"}, "weights": {}}
-        return Update([turn], {}, about, snapshot_every=1, follows=follows)
+        return Update([turn], "tester", {}, about, snapshot_every=1, follows=follows)
 
     def start(self, kind):
         """A fresh OUT, what it holds, and the next write into it."""

@@ -58,7 +58,9 @@ class Book:
             {"mean": torch.randn(3, dtype=torch.float64)},
         )
         about = {"base": {"name": "x", "revision": None}, "weights": {}}
-        update = Update([change], {"start": torch.ones(2)}, about, follows=self.digest, **options)
+        update = Update(
+            [change], "ada", {"start": torch.ones(2)}, about, follows=self.digest, **options
+        )
         write(
             self.out, snapshot, model=self.model, tokenizer=self.tokenizer, source=None,
             update=update,

@@ -13,10 +13,13 @@ def methods(as_json: Json = False) -> None:
     from ultraedit.cli.console import print_json, show
     from ultraedit.methods.registry import available
 
-    rows = [asdict(method.info) for method in available().values()]
+    rows = [
+        asdict(info) | {"undo": ["turn", "edit"] if info.changes_weights else ["turn"]}
+        for info in (method.info for method in available().values())
+    ]
     if as_json:
         return print_json(rows)
-    table = _table("method", "what it does", "source", "needs", "leaves as")
+    table = _table("method", "what it does", "source", "needs", "undo", "leaves as")
     for row in rows:
         needs = [what for what in ("subject", "training") if row[f"needs_{what}"]]
         table.add_row(
@@ -24,6 +27,7 @@ def methods(as_json: Json = False) -> None:
             row["summary"],
             row["reference"],
             ", ".join(needs) or "nothing",
+            ", ".join(row["undo"]),
             ", ".join(row["exports"]) or "side memory",
         )
     show(table)

@@ -149,6 +149,7 @@ class Pending:
             changes.insert(0, Change(gap, None, None))
         return Update(
             changes=changes,
+            author=self.author,
             initial=self.initial,
             about=about,
             keep=self.keep,

@@ -22,6 +22,7 @@ from ultraedit.storage import (
     Layout,
     Snapshot,
     Update,
+    checksums,
     now,
     open_journal,
     read,
@@ -103,11 +104,7 @@ def undo_to(out: Path, number: int, author: str | None = None) -> Undone:
     if number == 0:
         exact = True
     elif then.written is not None:
-        manifest = read_manifest(out)
-        again = {"edited": manifest.edited.sha256, "state": manifest.state.sha256}
-        if manifest.masters is not None:
-            again["masters"] = manifest.masters.sha256
-        exact = again == dict(then.written)
+        exact = checksums(read_manifest(out)) == dict(then.written)
     return Undone(head.number + 1, number, then.turns, then.edits, exact)
 
 
@@ -213,5 +210,7 @@ def contribution(layout: Layout, head: Head, entry: Entry, place: int) -> list[M
 
 
 def _write(out: Path, snapshot: Snapshot, head: Head, digest: str, change: Change) -> None:
-    update = Update([change], {}, head.about, head.keep, head.snapshot_every, digest)
+    update = Update(
+        [change], change.entry.author, {}, head.about, head.keep, head.snapshot_every, digest
+    )
     write(out, snapshot, model=None, tokenizer=None, source=None, update=update)

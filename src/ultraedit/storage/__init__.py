@@ -1,6 +1,6 @@
 """OUT, the edited model on disk: base shards once, small files per turn, and their journal."""
 
-from ultraedit.storage.decision import Update
+from ultraedit.storage.decision import Update, checksums
 from ultraedit.storage.entry import Change, EditRecord, Entry, now
 from ultraedit.storage.factors import read_factors, read_snapshot
 from ultraedit.storage.folder import read, read_settings, write
@@ -25,6 +25,7 @@ __all__ = [
     "Snapshot",
     "Update",
     "check_destination",
+    "checksums",
     "is_edited_model",
     "lock",
     "now",

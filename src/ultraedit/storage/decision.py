@@ -36,6 +36,7 @@ class Update:
 
     Attributes:
         changes: The new entries, oldest first.
+        author: Who begins a new journal.
         initial: The method's state before any edit, for the start of a new journal.
         about: The base's identity and the weights' names, for the start of a new journal.
         keep: How many entries can be undone: `KEEP_ALL`, a number, or 0.
@@ -45,6 +46,7 @@ class Update:
     """
 
     changes: Sequence[Change]
+    author: str
     initial: Mapping[str, Tensor]
     about: Mapping[str, Any]
     keep: int = KEEP_ALL
@@ -106,70 +108,32 @@ class JournalDecision:
         if not layout.history.is_dir():
             layout.history.mkdir()
             sync_folder(layout.internal)
-        entries: list[Entry] = []
-        staged = None
-        if layout.journal.exists():
-            path = layout.journal
-        else:
-            path = staged = layout.internal / f"{TEMPORARY}{layout.journal.name}"
-            for leftover in layout.internal.glob(f"{staged.name}*"):
-                discard(leftover)
-            if update.inherit is not None:
-                _inherit(layout, Layout(update.inherit), staged)
-        if path.exists():
-            with Journal(path) as journal:
-                if journal.head_digest() != update.follows:
-                    raise UltraEditError(
-                        f"{layout.out} was changed by another process since it was read"
-                    )
-                head = journal.head()
-                since = journal.outline(max(head.snapshots) - 1)
-                rebuilt = head.number in rebuildable(head, since)
-        else:
-            first = write_snapshot(layout.history_file(0, "snapshot"), {}, update.initial)
-            entries.append(Entry("start", now(), _author(update), 0, 0, snapshot=first))
-            head = Head(0, "", update.about, 0, (0,), update.keep, update.snapshot_every)
-            rebuilt = True
-        clear_beyond(layout, head.number)
-        number = head.number
-        for change in update.changes:
-            number += 1
-            factors = None
-            if change.shifts is not None and update.keep:
-                factors = write_factors(
-                    layout.history_file(number, "factors"), change.shifts, change.state
-                )
-            rebuilt = rebuilt and factors is not None
-            records = tuple(
-                edit if edit.id else replace(edit, id=f"{number}-{place}")
-                for place, edit in enumerate(change.entry.records, 1)
-            )
-            entries.append(replace(change.entry, number=number, factors=factors, records=records))
-        snapshots = head.snapshots
-        if update.changes:
-            written = {"edited": manifest.edited.sha256, "state": manifest.state.sha256}
-            if manifest.masters is not None:
-                written["masters"] = manifest.masters.sha256
-            last = replace(entries[-1], written=written)
+        begun = _begin(layout, update)
+        clear_beyond(layout, begun.head.number)
+        entries = _entries(layout, update, begun.head.number)
+        number, snapshots = begun.head.number + len(entries), begun.head.snapshots
+        if entries:
+            last = replace(entries[-1], written=checksums(manifest))
+            rebuilt = begun.is_rebuilt and all(entry.factors is not None for entry in entries)
             if update.keep and (not rebuilt or number - snapshots[-1] >= update.snapshot_every):
                 path = layout.history_file(number, "snapshot")
                 kept = write_snapshot(path, snapshot.masters, snapshot.state)
                 last = replace(last, snapshot=kept)
                 snapshots = (*snapshots, number)
             entries[-1] = last
-        after, snapshots = pruned(number, snapshots, head.factors_after, update.keep)
+        after, snapshots = pruned(number, snapshots, begun.head.factors_after, update.keep)
         head = Head(
-            number, manifest.to_json(), head.about, after, snapshots,
+            number, manifest.to_json(), begun.head.about, after, snapshots,
             update.keep, update.snapshot_every,
         )  # fmt: skip
-        if staged is not None and not staged.exists():
-            create(staged, entries, head)
-        elif staged is not None:
-            with Journal(staged) as journal:
-                journal.append(entries, head)
-        if staged is not None:
-            sync_file(staged)
-        return JournalDecision(layout, entries, head, staged)
+        if begun.staged is not None:
+            if begun.start is not None:
+                create(begun.staged, [begun.start, *entries], head)
+            else:
+                with Journal(begun.staged) as journal:
+                    journal.append(entries, head)
+            sync_file(begun.staged)
+        return JournalDecision(layout, entries, head, begun.staged)
 
     def commit(self) -> None:
         if self.staged is not None:
@@ -193,6 +157,71 @@ class JournalDecision:
                 discard(path)
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """Where new entries begin.
+
+    Attributes:
+        head: Before them.
+        is_rebuilt: Whether the state before them can be.
+        staged: The new database, where there is none yet; written only if inherited.
+        start: The first entry of a journal that begins.
+    """
+
+    head: Head
+    is_rebuilt: bool
+    staged: Path | None = None
+    start: Entry | None = None
+
+
+def _begin(layout: Layout, update: Update) -> _Begun:
+    if layout.journal.exists():
+        return _begun(layout, update, layout.journal, None)
+    staged = layout.internal / f"{TEMPORARY}{layout.journal.name}"
+    for leftover in layout.internal.glob(f"{staged.name}*"):
+        discard(leftover)
+    if update.inherit is not None:
+        _inherit(layout, Layout(update.inherit), staged)
+        return _begun(layout, update, staged, staged)
+    state = write_snapshot(layout.history_file(0, "snapshot"), {}, update.initial)
+    start = Entry("start", now(), update.author, 0, 0, snapshot=state)
+    head = Head(0, "", update.about, 0, (0,), update.keep, update.snapshot_every)
+    return _Begun(head, True, staged, start)
+
+
+def _begun(layout: Layout, update: Update, path: Path, staged: Path | None) -> _Begun:
+    with Journal(path) as journal:
+        if journal.head_digest() != update.follows:
+            raise UltraEditError(f"{layout.out} was changed by another process since it was read")
+        head = journal.head()
+        since = journal.outline(max(head.snapshots) - 1)
+    return _Begun(head, head.number in rebuildable(head, since), staged)
+
+
+def _entries(layout: Layout, update: Update, last: int) -> list[Entry]:
+    """Number the changes on from `last`, and write their shifts."""
+    entries = []
+    for number, change in enumerate(update.changes, last + 1):
+        factors = None
+        if change.shifts is not None and update.keep:
+            path = layout.history_file(number, "factors")
+            factors = write_factors(path, change.shifts, change.state)
+        records = tuple(
+            edit if edit.id else replace(edit, id=f"{number}-{place}")
+            for place, edit in enumerate(change.entry.records, 1)
+        )
+        entries.append(replace(change.entry, number=number, factors=factors, records=records))
+    return entries
+
+
+def checksums(manifest: Manifest) -> dict[str, str]:
+    """Of the files of a version: another way to the same state can be compared with them."""
+    written = {"edited": manifest.edited.sha256, "state": manifest.state.sha256}
+    if manifest.masters is not None:
+        written["masters"] = manifest.masters.sha256
+    return written
+
+
 def clear_beyond(layout: Layout, last: int) -> None:
     """Delete what was written for entries after `last`, which never came to count."""
     for path, number, what in layout.history_files():
@@ -212,7 +241,3 @@ def _inherit(layout: Layout, source: Layout, staged: Path) -> None:
             # Another run that was killed here may have left its own.
             discard(target)
             place(path, target)
-
-
-def _author(update: Update) -> str:
-    return update.changes[0].entry.author if update.changes else str(update.about.get("author", ""))
