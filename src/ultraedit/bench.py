@@ -10,13 +10,15 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit.core.apply import MasterWeight
-from ultraedit.core.capture import Rows, capture
-from ultraedit.encoding.batching import Batch, batches_of
+from ultraedit.core.capture import Rows, capture, forward
+from ultraedit.core.prefix import Prefix, Reuse, no_reuse
+from ultraedit.encoding.batching import Batch, batches_of, collate
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import context_length, pad_id, plain_generation
 from ultraedit.evaluation.teacher_forced import QueryContext, Scored, no_routing, score
 from ultraedit.methods.base import Shifts
+from ultraedit.models.discover import prefix_below
 from ultraedit.models.target import Target, targets
 
 
@@ -45,6 +47,7 @@ class Bench:
             for name, target in self.targets.items()
         }
         self.query: QueryContext = no_routing
+        self.prefix: Prefix | None = prefix_below(model, names)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -62,10 +65,30 @@ class Bench:
 
     def capture(self, texts: Sequence[Encoded]) -> dict[str, Rows]:
         modules = {name: target.module for name, target in self.targets.items()}
-        return capture(self.model, modules, self.batches(texts))
+        return capture(self.model, modules, self.batches(texts), self._reuse(texts))
 
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
-        return score(self.model, self.batches(texts), self.query)
+        return score(self.model, self.batches(texts), self.query, self._reuse(texts))
+
+    def forget(self) -> None:
+        """Give back what was held of the texts seen so far."""
+        if self.prefix is not None:
+            self.prefix.forget()
+
+    def _reuse(self, texts: Sequence[Encoded]) -> Reuse:
+        if self.prefix is None or not texts:
+            return no_reuse
+        prefix, text = self.prefix, texts[0]
+        shorter = Encoded(text.prompt[-1:], text.target[:1], 1)
+
+        @torch.no_grad()
+        def run(number: int) -> Tensor:
+            batch = collate([(text, shorter)[number]], [0], self.device, pad_id(self.tokenizer))
+            with prefix.reuse(batch):
+                return forward(self.model, batch).float()
+
+        prefix.check(run)
+        return prefix.reuse
 
     def check_length(self, text: Encoded, what: str) -> None:
         """Refuse a text that the model cannot read whole.

@@ -89,6 +89,8 @@ class Editor:
         self.bench = Bench(model, encoder, names, batch_tokens)
         self.method = method
         self.bench.query = method.query
+        if not method.info.changes_weights:
+            self.bench.prefix = None  # what it wraps may lie anywhere
         method.attach(self.bench)
         self.pending = Pending(
             author, storage.parse_history(history), initial=method.state_dict(), active=journal
@@ -198,6 +200,7 @@ class Editor:
                     " the turn is refused, try fewer batch_tokens"
                 ) from error
             raise
+        self.bench.forget()
         turn = Turn(self.turns, edits, learned, passes, time.perf_counter() - began)
         self.turns += 1
         self.edits += len(edits)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ultraedit.core.prefix import Reuse, no_reuse
 from ultraedit.encoding.batching import Batch
 
 FLOAT16_SCALES = (2.0**12, 2.0**6, 1.0)
@@ -61,6 +62,7 @@ def capture(
     model: nn.Module,
     modules: Mapping[str, nn.Module],
     batches: Iterable[Batch],
+    reuse: Reuse = no_reuse,
 ) -> dict[str, Rows]:
     """Rows of every module over all batches, in the order of the texts they came from.
 
@@ -71,6 +73,7 @@ def capture(
         model: A causal language model, in evaluation mode.
         modules: Linear maps inside `model`, by name.
         batches: Padded texts; `Batch.index` says which text each row is.
+        reuse: Entered around the forward pass over a batch; see `core.prefix`.
 
     Returns:
         Per module name, on the module's device. Gradients of a float16 model are computed
@@ -78,20 +81,21 @@ def capture(
     """
     parts: dict[str, list[Rows]] = {name: [] for name in modules}
     for batch in batches:
-        rows = _capture_batch(model, modules, batch)
+        rows = _capture_batch(model, modules, batch, reuse)
         for name, part in rows.items():
             parts[name].append(part)
     return {name: _in_order(part) for name, part in parts.items()}
 
 
 def _capture_batch(
-    model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch
+    model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch, reuse: Reuse
 ) -> dict[str, Rows]:
     half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
     scales = FLOAT16_SCALES if half else (1.0,)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with frozen(model), _recording(modules, seen), torch.enable_grad():
-        loss = answer_losses(model, batch).sum()
+        with reuse(batch):
+            loss = answer_losses(model, batch).sum()
         missing = [name for name in modules if name not in seen]
         if missing:
             raise RuntimeError(f"the forward pass does not reach {', '.join(missing)}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ultraedit.core.capture import forward
+from ultraedit.core.prefix import Reuse, no_reuse
 from ultraedit.encoding.batching import Batch, Query
 
 QueryContext = Callable[[Query], AbstractContextManager[Any]]
@@ -47,13 +48,16 @@ class Scored:
 
 @torch.no_grad()
 def score(
-    model: nn.Module, batches: Iterable[Batch], query: QueryContext = no_routing
+    model: nn.Module,
+    batches: Iterable[Batch],
+    query: QueryContext = no_routing,
+    reuse: Reuse = no_reuse,
 ) -> list[Scored]:
     """Score every text of the batches, in the order of `Batch.index`."""
     found: dict[int, Scored] = {}
     for batch in batches:
         keep = batch.logits_to_keep
-        with query(batch.query):
+        with query(batch.query), reuse(batch):
             logits = forward(model, batch, keep)
         mask = batch.answer_mask[:, -keep:].to(logits.device)
         labels = batch.labels[:, -keep:].to(logits.device)[mask]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ultraedit.core.prefix import Prefix
 from ultraedit.errors import UnsupportedModelError
 
 Role = Literal["input", "output"]
@@ -22,6 +24,10 @@ _ATTENTION_ARGUMENTS = {
     "alibi",
     "layer_past",
 }
+
+
+# Hidden states of some 30,000 tokens at 7B's width in half precision.
+PREFIX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,24 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
         f"{type(model).__name__} has no list of {count} decoder blocks;"
         " it is no decoder this can edit"
     )
+
+
+def prefix_below(model: PreTrainedModel, names: Sequence[str]) -> Prefix | None:
+    """The blocks before the first that holds one of the modules; None where there are none.
+
+    Args:
+        model: A decoder.
+        names: Modules that are edited; all of them must be inside blocks.
+    """
+    try:
+        path, blocks = decoder_blocks(model)
+    except UnsupportedModelError:
+        return None
+    inside = [name.removeprefix(f"{path}.").split(".") for name in names]
+    if not names or not all(name.startswith(f"{path}.") for name in names):
+        return None
+    first = min(int(parts[0]) for parts in inside)
+    return Prefix(list(blocks), first, PREFIX_BYTES) if first else None
 
 
 def projections(model: PreTrainedModel) -> list[Projection]:

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ultraedit.models.discover import PREFIX_BYTES
+
 ANSWER_TOKENS_PER_EDIT = 5
+TOKENS_PER_EDIT = 32
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -21,6 +24,8 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
 def edit_memory(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[str, int]:
     """Bytes by purpose, for turns of `turn_size` edits of about five answer tokens each.
 
+    Hidden states are what the frozen blocks made of the turn's texts; they are bounded.
+
     The activations of a batch come on top; they depend on the length of the prompts.
 
     The backup is what brings a refused turn back; rows are the inputs and gradients of the
@@ -32,8 +37,11 @@ def edit_memory(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[
     edited = sum(d * e for d, e in shapes)
     halves = sum(w.numel() for w in served if w.dtype != torch.float32)  # type: ignore[misc,operator,union-attr]
     n = turn_size * ANSWER_TOKENS_PER_EDIT
+    width = model.config.get_text_config(decoder=True).hidden_size  # type: ignore[union-attr,operator]
+    itemsize = max((w.element_size() for w in served), default=4)  # type: ignore[misc,operator,union-attr]
     return {
         "weights": weights,
+        "hidden states": min(PREFIX_BYTES, turn_size * TOKENS_PER_EDIT * width * itemsize),
         "masters": 4 * halves,
         "backup": 4 * edited,
         "originals (cpu)": sum(w.numel() * w.element_size() for w in served),  # type: ignore[misc,operator,union-attr]
