@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,29 +34,59 @@ class Rows:
     edit_index: Tensor
 
 
-def forward(model: nn.Module, batch: Batch, keep: int | None = None) -> Tensor:
-    """(b, t', vocabulary) logits of the last t' = `keep` positions (all of them if absent).
+def forward(model: nn.Module, batch: Batch) -> Tensor:
+    """(b, t, vocabulary) logits at every position.
 
     Position ids are always given: models with learned positions count padding otherwise.
     """
+    return _logits(model, batch)
+
+
+def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(n, vocabulary) logits at the answer positions of the batch, row-major.
+
+    The head, often the widest map there is, sees these rows and no others.
+    """
+    keep = batch.logits_to_keep
+    chosen = False
+
+    def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        nonlocal chosen
+        hidden = args[0]
+        if hidden.dim() != 3 or hidden.shape[0] != len(batch.index):
+            return None
+        chosen = True
+        rows = batch.answer_mask[:, -hidden.shape[1] :].to(hidden.device)
+        return hidden[rows].unsqueeze(0), *args[1:]
+
+    head: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
+    with ExitStack() as stack:
+        if head is not None:
+            handle = head.register_forward_pre_hook(choose)
+            stack.callback(handle.remove)
+        logits = _logits(model, batch, logits_to_keep=keep)
+    if chosen:
+        return logits[0]
+    mask = batch.answer_mask[:, -keep:].to(logits.device)
+    return logits[:, -keep:][mask]
+
+
+def _logits(model: nn.Module, batch: Batch, **options: int) -> Tensor:
     logits: Tensor = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,
         use_cache=False,
-        **({} if keep is None else {"logits_to_keep": keep}),
+        **options,
     ).logits
-    return logits if keep is None else logits[:, -keep:]
+    return logits
 
 
 def answer_losses(model: nn.Module, batch: Batch) -> Tensor:
     """(n,) float32 cross-entropy of every target token of the batch, row-major."""
-    keep = batch.logits_to_keep
-    mask = batch.answer_mask[:, -keep:]
-    logits = forward(model, batch, keep)
-    mask = mask.to(logits.device)
-    labels = batch.labels[:, -keep:].to(logits.device)[mask]
-    return F.cross_entropy(logits[mask].float(), labels, reduction="none")
+    logits = answer_logits(model, batch)
+    labels = batch.labels[batch.answer_mask].to(logits.device)
+    return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def capture(

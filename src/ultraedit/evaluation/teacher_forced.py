@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ultraedit.core.capture import forward
+from ultraedit.core.capture import answer_logits
 from ultraedit.core.prefix import Reuse, no_reuse
 from ultraedit.encoding.batching import Batch, Query
 
@@ -56,12 +56,9 @@ def score(
     """Score every text of the batches, in the order of `Batch.index`."""
     found: dict[int, Scored] = {}
     for batch in batches:
-        keep = batch.logits_to_keep
         with query(batch.query), reuse(batch):
-            logits = forward(model, batch, keep)
-        mask = batch.answer_mask[:, -keep:].to(logits.device)
-        labels = batch.labels[:, -keep:].to(logits.device)[mask]
-        answers = logits[mask].float()
+            answers = answer_logits(model, batch).float()
+        labels = batch.labels[batch.answer_mask].to(answers.device)
         losses = F.cross_entropy(answers, labels, reduction="none").cpu()
         correct = (answers.argmax(-1) == labels).cpu()
         sizes = batch.answer_mask.sum(1).tolist()
