@@ -21,6 +21,14 @@ from ultraedit.methods.base import Shifts
 from ultraedit.models.discover import prefix_below
 from ultraedit.models.target import Target, targets
 
+BATCH_TOKENS = {"cpu": 2048, "cuda": 4096}
+
+
+def default_batch_tokens(model: PreTrainedModel) -> int:
+    """Padded tokens of a batch where nobody said how many, by the model's device."""
+    device = model.get_input_embeddings().weight.device.type
+    return BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"])
+
 
 class Bench:
     """Implements `methods.base.Workbench` over a transformers model.

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import saved, storage
-from ultraedit.bench import Bench
+from ultraedit.bench import Bench, default_batch_tokens
 from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization
 from ultraedit.errors import InputError, TurnRefusedError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
@@ -30,7 +30,6 @@ from ultraedit.records import Case, Edit, Turn
 DEFAULT_METHOD = "ultraedit"
 # Free answers decide: without it, right answers run on (docs/results.md).
 APPEND_EOS = True
-DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 4096}
 
 
 class Editor:
@@ -83,10 +82,7 @@ class Editor:
         elif settings or lr != "auto":
             raise InputError("settings of a method that is already made cannot be given")
         model.eval()
-        device = model.get_input_embeddings().weight.device.type
-        if batch_tokens is None:
-            batch_tokens = DEFAULT_BATCH_TOKENS.get(device, DEFAULT_BATCH_TOKENS["cpu"])
-        self.bench = Bench(model, encoder, names, batch_tokens)
+        self.bench = Bench(model, encoder, names, batch_tokens or default_batch_tokens(model))
         self.method = method
         self.bench.query = method.query
         if not method.info.changes_weights:
@@ -182,8 +178,7 @@ class Editor:
         began = time.perf_counter()
         texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
         state = self.method.state_dict()
-        passes = 0
-        applied: list[Shifts] = []
+        passes, applied = 0, list[Shifts]()
         try:
             with self.bench.transaction():
                 for shifts in self.method.passes(self.bench, edits, texts):
@@ -200,7 +195,8 @@ class Editor:
                     " the turn is refused, try fewer batch_tokens"
                 ) from error
             raise
-        self.bench.forget()
+        finally:
+            self.bench.forget()
         turn = Turn(self.turns, edits, learned, passes, time.perf_counter() - began)
         self.turns += 1
         self.edits += len(edits)
@@ -237,7 +233,10 @@ class Editor:
 
     def evaluate(self, cases: Iterable[Case], **options: Any) -> Report:
         """Scores of cases now and before any edit; options as in `evaluation.evaluate`."""
-        return evaluate(self.bench, cases, unedited=self.unedited, **options)
+        try:
+            return evaluate(self.bench, cases, unedited=self.unedited, **options)
+        finally:
+            self.bench.forget()
 
     @contextmanager
     def unedited(self) -> Iterator[PreTrainedModel]:

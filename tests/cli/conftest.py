@@ -64,3 +64,24 @@ def facts(tmp_path_factory):
 def records():
     """What `facts` holds."""
     return RECORDS
+
+
+@pytest.fixture
+def out(run_here, base, facts, tmp_path):
+    """Five facts in three turns."""
+    folder = tmp_path / "out"
+    done = run_here(
+        "edit", base, facts, "-o", folder, "--turn-size", 2, "--lr", 0.05, "--author", "ada"
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def json_of(run_here):
+    def invoke(*arguments):
+        done = run_here(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return invoke

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from ultraedit import Edit, Editor
+from ultraedit import Case, Edit, Editor, TurnRefusedError
 from ultraedit.core.capture import capture
 from ultraedit.core.prefix import Prefix
 from ultraedit.encoding.batching import batches_of, collate
@@ -117,6 +117,19 @@ def test_a_second_pass_of_a_turn_leaves_the_frozen_blocks_alone(build, tokenizer
     frozen = editor.bench.prefix.frozen
     assert not any(runs.counts[:frozen])
     assert all(count == 2 for count in runs.counts[frozen:])
+
+
+def test_nothing_is_held_after_an_evaluation_or_a_refused_turn(build, tokenizer, monkeypatch):
+    editor = Editor(build("llama"), tokenizer, lr=1e-3)
+    edit = Edit("the capital of france is", "jazz")
+    editor.bench.score([editor.bench.encoder.encode(edit.prompt, edit.target)])
+    assert editor.bench.prefix.bytes > 0
+    editor.evaluate([Case(edit)])
+    assert editor.bench.prefix.bytes == 0
+    monkeypatch.setattr(editor.bench, "is_finite", lambda: False)
+    with pytest.raises(TurnRefusedError):
+        editor.edit([edit])
+    assert editor.bench.prefix.bytes == 0
 
 
 def test_the_buffer_is_bounded_and_the_oldest_go_first(build, generator):

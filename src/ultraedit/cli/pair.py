@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ultraedit import storage
-from ultraedit.bench import Bench
-from ultraedit.editor import DEFAULT_BATCH_TOKENS, Editor
+from ultraedit.bench import Bench, default_batch_tokens
+from ultraedit.editor import Editor
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
 from ultraedit.models.load import load, resolve
@@ -46,9 +46,7 @@ def open_pair(model: str, base: str | None, *, chat: bool = False, **place: Any)
             return Pair(bench, editor.unedited, model)
     else:
         loaded, tokenizer = load(model, **place)
-        device = loaded.get_input_embeddings().weight.device.type
-        tokens = DEFAULT_BATCH_TOKENS.get(device, DEFAULT_BATCH_TOKENS["cpu"])
-        bench = Bench(loaded, Encoder(tokenizer, chat=chat), [], tokens)
+        bench = Bench(loaded, Encoder(tokenizer, chat=chat), [], default_batch_tokens(loaded))
         if base is None:
             return Pair(bench, None, None)
     other, other_tokenizer = load(base, **place)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ultraedit import saved, storage
-from ultraedit.bench import Bench
-from ultraedit.editor import DEFAULT_BATCH_TOKENS, Editor
+from ultraedit.bench import Bench, default_batch_tokens
+from ultraedit.editor import Editor
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
 from ultraedit.history.answers import Answer, answers
@@ -78,9 +78,7 @@ class State:
                 saved.restore(editor, rebuild(Path(self.folder), self.turn))
             return editor.bench
         model, tokenizer = load(self.folder, **place)
-        device = model.get_input_embeddings().weight.device.type
-        tokens = DEFAULT_BATCH_TOKENS.get(device, DEFAULT_BATCH_TOKENS["cpu"])
-        return Bench(model, Encoder(tokenizer, chat=chat), [], tokens)
+        return Bench(model, Encoder(tokenizer, chat=chat), [], default_batch_tokens(model))
 
 
 @dataclass(frozen=True)
