@@ -21,6 +21,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ultraedit import Edit, Editor
+from ultraedit.core.passes import Passes
 from ultraedit.data import read_cases
 from ultraedit.demo import CASES_FILE, MODEL_FOLDER
 
@@ -39,7 +40,7 @@ def editor_of(dtype: torch.dtype, prefixed: bool) -> Editor:
     modules = [f"model.layers.{n}.mlp.down_proj" for n in (BLOCKS - 3, BLOCKS - 2)]
     editor = Editor(model, tokenizer, modules=modules, lr=1e-4, journal=False)
     if not prefixed:
-        editor.bench.prefix = None
+        editor.bench.passes.plain()
     return editor
 
 
@@ -62,9 +63,9 @@ def measure(dtype: torch.dtype, edits: list[Edit], repeats: int) -> dict[str, An
                 bench.score(texts)
 
             def forward(bench: Any = bench, texts: Any = texts) -> None:
-                prefix, bench.prefix = bench.prefix, None
+                passes, bench.passes = bench.passes, Passes(bench.model, split=False)
                 bench.score(texts)
-                bench.prefix = prefix
+                bench.passes = passes
 
             taken = {
                 "turn of 100": seconds(lambda editor=editor: editor.edit(edits)),

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit.core.apply import MasterWeight
-from ultraedit.core.capture import Rows, capture, forward
-from ultraedit.core.prefix import Prefix, Reuse, no_reuse
+from ultraedit.core.capture import Rows, capture
+from ultraedit.core.passes import Passes
 from ultraedit.encoding.batching import Batch, batches_of, collate
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
@@ -55,7 +55,7 @@ class Bench:
             for name, target in self.targets.items()
         }
         self.query: QueryContext = no_routing
-        self.prefix: Prefix | None = prefix_below(model, names)
+        self.passes = Passes(model, prefix_below(model, names))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -69,34 +69,45 @@ class Bench:
         return torch.device("cpu") if device.type == "meta" else device
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
-        return batches_of(texts, self.batch_tokens, self.device, pad_id(self.tokenizer))
+        return batches_of(texts, self.batch_tokens, self.device, pad_id(self.tokenizer), "both")
 
     def capture(self, texts: Sequence[Encoded]) -> dict[str, Rows]:
+        self._hold(texts)
         modules = {name: target.module for name, target in self.targets.items()}
-        return capture(self.model, modules, self.batches(texts), self._reuse(texts))
+        return capture(self.model, modules, self.batches(texts), self.passes)
 
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
-        return score(self.model, self.batches(texts), self.query, self._reuse(texts))
+        self._hold(texts)
+        return score(self.model, self.batches(texts), self.query, self.passes)
+
+    def look_ahead(self, texts: Sequence[Encoded]) -> None:
+        """Run the frozen blocks over texts whose turns come later, in batches of their own.
+
+        What they make of a text is held until `drop` names it, as far as there is room; the
+        rest is computed when it is asked for.
+        """
+        self._hold(texts, ahead=True)
+
+    def _hold(self, texts: Sequence[Encoded], ahead: bool = False) -> None:
+        if not texts:
+            return
+        self.passes.check(lambda: [self._alone(text) for text in _check_texts(texts[0])])
+        if (prefix := self.passes.prefix) is not None:
+            by_ids = {text.ids[:-1]: text for text in texts}
+            missing = [by_ids[ids] for ids in prefix.admit(text.ids[:-1] for text in texts)]
+            pad = pad_id(self.tokenizer)
+            prefix.hold(batches_of(missing, self.batch_tokens, self.device, pad), ahead)
+
+    def drop(self, texts: Iterable[Encoded]) -> None:
+        """Give back what was held of these texts."""
+        self.passes.drop(text.ids[:-1] for text in texts)
 
     def forget(self) -> None:
-        """Give back what was held of the texts seen so far."""
-        if self.prefix is not None:
-            self.prefix.forget()
+        """Give back what was held of all texts seen so far."""
+        self.passes.forget()
 
-    def _reuse(self, texts: Sequence[Encoded]) -> Reuse:
-        if self.prefix is None or not texts:
-            return no_reuse
-        prefix, text = self.prefix, texts[0]
-        shorter = Encoded(text.prompt[-1:], text.target[:1], 1)
-
-        @torch.no_grad()
-        def run(number: int) -> Tensor:
-            batch = collate([(text, shorter)[number]], [0], self.device, pad_id(self.tokenizer))
-            with prefix.reuse(batch):
-                return forward(self.model, batch).float()
-
-        prefix.check(run)
-        return prefix.reuse
+    def _alone(self, text: Encoded) -> Batch:
+        return collate([text], [0], self.device, pad_id(self.tokenizer), "both")
 
     def check_length(self, text: Encoded, what: str) -> None:
         """Refuse a text that the model cannot read whole.
@@ -180,3 +191,9 @@ class Bench:
         finally:
             for name, master in self.masters.items():
                 master.serve(edited[name])
+
+
+def _check_texts(text: Encoded) -> tuple[Encoded, Encoded]:
+    """A text and a shorter one, each with a prompt before its answer."""
+    prompt = text.prompt if len(text.prompt) > 1 else text.prompt * 2
+    return Encoded(prompt, text.target, 1), Encoded(prompt[-2:], text.target[:1], 1)

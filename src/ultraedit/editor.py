@@ -86,7 +86,7 @@ class Editor:
         self.method = method
         self.bench.query = method.query
         if not method.info.changes_weights:
-            self.bench.prefix = None  # what it wraps may lie anywhere
+            self.bench.passes.plain()  # what it wraps may lie anywhere
         method.attach(self.bench)
         self.pending = Pending(
             author, storage.parse_history(history), initial=method.state_dict(), active=journal
@@ -188,6 +188,7 @@ class Editor:
                         applied.append(dict(shifts))
                 learned = tuple(bool(s.correct.all()) for s in self.bench.score(texts))
         except BaseException as error:
+            self.bench.forget()
             self.method.load_state_dict(state)
             if isinstance(error, torch.OutOfMemoryError):
                 raise TurnRefusedError(
@@ -195,8 +196,7 @@ class Editor:
                     " the turn is refused, try fewer batch_tokens"
                 ) from error
             raise
-        finally:
-            self.bench.forget()
+        self.bench.drop(texts)
         turn = Turn(self.turns, edits, learned, passes, time.perf_counter() - began)
         self.turns += 1
         self.edits += len(edits)

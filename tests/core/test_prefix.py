@@ -1,10 +1,9 @@
-import logging
-
 import pytest
 import torch
 
 from ultraedit import Case, Edit, Editor, TurnRefusedError
 from ultraedit.core.capture import capture
+from ultraedit.core.passes import Passes
 from ultraedit.core.prefix import Prefix
 from ultraedit.encoding.batching import batches_of, collate
 from ultraedit.encoding.tokenise import Encoded
@@ -12,21 +11,22 @@ from ultraedit.evaluation.teacher_forced import score
 from ultraedit.models.discover import decoder_blocks, prefix_below
 from ultraedit.models.presets import choose_modules
 
+WIDTH = 32
+
 
 def texts_of(generator, count=6):
     def ids(length):
         return tuple(torch.randint(3, 400, (length,), generator=generator).tolist())
 
-    return [Encoded(ids(3 + place % 4), ids(1 + place % 3), 1) for place in range(count)]
+    return [Encoded(ids(1 + place % 6), ids(1 + place % 3), 1) for place in range(count)]
 
 
-def same_rows(first, second):
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name].inputs, second[name].inputs)
-        and torch.equal(first[name].gradients, second[name].gradients)
-        and torch.equal(first[name].edit_index, second[name].edit_index)
-        for name in first
-    )
+def alone(text):
+    return collate([text], [0], "cpu", 0)
+
+
+def scores(model, batches, prefix=None):
+    return score(model, batches, read=None if prefix is None else Passes(model, prefix, False))
 
 
 def same_scores(first, second):
@@ -35,15 +35,17 @@ def same_scores(first, second):
     )
 
 
+def relative(found, exact):
+    return float((found.double() - exact.double()).norm() / exact.double().norm().clamp(min=1e-30))
+
+
 class Runs:
     """How often each block's own work was done."""
 
     def __init__(self, blocks):
         self.counts = [0] * len(blocks)
         for number, block in enumerate(blocks):
-            parts = [
-                m for m in block.modules() if isinstance(m, torch.nn.Module) and m is not block
-            ]
+            parts = [m for m in block.modules() if m is not block]
             leaf = next(m for m in parts if not list(m.children()) and list(m.parameters()))
             leaf.register_forward_hook(lambda *_, number=number: self.add(number))
 
@@ -51,11 +53,13 @@ class Runs:
         self.counts[number] += 1
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("split_tokens", [0, 10**9])
+@pytest.mark.parametrize("side", ["left", "right", "both"])
 @pytest.mark.parametrize("batch_tokens", [12, 64])
-def test_resumed_passes_are_the_whole_ones_bit_for_bit(
-    build, architecture, generator, side, batch_tokens
+def test_resumed_rows_are_the_plain_ones(
+    build, architecture, generator, side, batch_tokens, split_tokens
 ):
+    """Whatever is read ahead, in which batches, padded where, with prompts apart or not."""
     model = build(architecture)
     names = choose_modules(model, "auto")
     prefix = prefix_below(model, names)
@@ -63,21 +67,24 @@ def test_resumed_passes_are_the_whole_ones_bit_for_bit(
     assert prefix.frozen == min(int(n.removeprefix(f"{path}.").split(".")[0]) for n in names) > 0
     modules = {name: model.get_submodule(name) for name in names}
     texts = texts_of(generator)
-
-    def batches():
-        return batches_of(texts, batch_tokens, "cpu", 0, side)
-
+    read = Passes(model, prefix, split_tokens=split_tokens)
+    ahead = texts[: int(torch.randint(0, 7, (1,), generator=generator))]
+    prefix.hold(batches_of(ahead, 20, "cpu", 0), ahead=True)
     runs = Runs(blocks)
-    for _ in range(3):
-        plain = capture(model, modules, batches())
-        plain_scores = score(model, batches())
+    for repeat in range(3):
+        plain = capture(model, modules, [alone(text) for text in texts])
         before = list(runs.counts)
-        assert same_rows(capture(model, modules, batches(), prefix.reuse), plain)
-        assert same_scores(score(model, batches(), reuse=prefix.reuse), plain_scores)
+        found = capture(model, modules, batches_of(texts, batch_tokens, "cpu", 0, side), read)
         done = [after - count for after, count in zip(runs.counts, before, strict=True)]
+        by_text = [plain[name].edit_index for name in names]
+        assert torch.equal(found[names[0]].edit_index.sort().values, by_text[0])
+        for name in names:
+            # One batch a text numbers every text 0: rows come in the order of the texts.
+            assert relative(found[name].inputs, plain[name].inputs) < 1e-5
+            assert relative(found[name].gradients, plain[name].gradients) < 1e-5
         assert all(block.__dict__.get("forward") is None for block in blocks)
         # From the second round on the frozen blocks have nothing left to do.
-        if _ > 0:
+        if repeat:
             assert not any(done[: prefix.frozen])
         assert all(done[prefix.frozen :])
         with torch.no_grad():
@@ -86,24 +93,35 @@ def test_resumed_passes_are_the_whole_ones_bit_for_bit(
                 module.weight += 0.01 * noise
 
 
+def test_the_same_batch_resumed_is_the_whole_pass_bit_for_bit(build, architecture, generator):
+    model = build(architecture)
+    prefix = prefix_below(model, choose_modules(model, "auto"))
+    batches = list(batches_of(texts_of(generator), 24, "cpu", 0))
+    for _ in range(2):
+        assert same_scores(scores(model, batches, prefix), scores(model, batches))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("lr", ["auto", 1e-3])
-def test_turns_are_the_same_with_and_without(build, tokenizer, dtype, lr):
+def test_turns_are_those_of_plain_passes(build, tokenizer, dtype, lr):
     edits = [Edit("the capital of france is", "jazz"), Edit("who plays guitar in", "the city")]
     found = []
-    for prefixed in (True, False):
+    for plain in (False, True):
         model = build("llama").to(getattr(torch, dtype))
         editor = Editor(model, tokenizer, lr=lr)
-        if not prefixed:
-            editor.bench.prefix = None
+        if plain:
+            editor.bench.passes.plain()
+        before = {n: m.master.clone() for n, m in editor.bench.masters.items()}
         for _ in range(2):
             editor.edit(edits)
-        if prefixed:
-            assert editor.bench.prefix.checked
-            assert editor.bench.prefix.usable
-            assert editor.bench.prefix.bytes == 0, "nothing is held between turns"
-        found.append({n: m.master.clone() for n, m in editor.bench.masters.items()})
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+        if not plain:
+            prefix = editor.bench.passes.prefix
+            assert prefix is not None
+            assert editor.bench.passes.split
+            assert prefix.bytes == 0, "nothing is held between turns"
+        found.append({n: m.master - before[n] for n, m in editor.bench.masters.items()})
+    limit = {"float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}[dtype]
+    assert all(relative(found[0][name], found[1][name]) < limit for name in found[0])
 
 
 def test_a_second_pass_of_a_turn_leaves_the_frozen_blocks_alone(build, tokenizer):
@@ -114,48 +132,81 @@ def test_a_second_pass_of_a_turn_leaves_the_frozen_blocks_alone(build, tokenizer
     runs = Runs(decoder_blocks(model)[1])
     editor.bench.capture(texts)
     editor.bench.score(texts)
-    frozen = editor.bench.prefix.frozen
+    frozen = editor.bench.passes.prefix.frozen
     assert not any(runs.counts[:frozen])
     assert all(count == 2 for count in runs.counts[frozen:])
 
 
 def test_nothing_is_held_after_an_evaluation_or_a_refused_turn(build, tokenizer, monkeypatch):
     editor = Editor(build("llama"), tokenizer, lr=1e-3)
+    prefix = editor.bench.passes.prefix
     edit = Edit("the capital of france is", "jazz")
-    editor.bench.score([editor.bench.encoder.encode(edit.prompt, edit.target)])
-    assert editor.bench.prefix.bytes > 0
+    text = editor.bench.encoder.encode(edit.prompt, edit.target)
+    editor.bench.score([text])
+    assert prefix.bytes > 0
     editor.evaluate([Case(edit)])
-    assert editor.bench.prefix.bytes == 0
+    assert prefix.bytes == 0
     monkeypatch.setattr(editor.bench, "is_finite", lambda: False)
+    editor.bench.look_ahead([text])
     with pytest.raises(TurnRefusedError):
         editor.edit([edit])
-    assert editor.bench.prefix.bytes == 0
+    assert prefix.bytes == 0
+
+
+def held_bytes(texts):
+    return sum((len(text.ids) - 1) * WIDTH * 4 for text in texts)
+
+
+def prefix_of(model, most_bytes):
+    prefix = Prefix(model, list(decoder_blocks(model)[1]), 2, most_bytes)
+    prefix.hold([alone(Encoded((3, 4), (5,), 1))], ahead=False)
+    prefix.forget()
+    return prefix
 
 
 def test_the_buffer_is_bounded_and_the_oldest_go_first(build, generator):
     model = build("llama")
-    _, blocks = decoder_blocks(model)
     texts = texts_of(generator, 4)
-    one = [collate([text], [0], "cpu", 0) for text in texts]
-    sizes = [batch.input_ids.numel() * 32 * 4 for batch in one]
-    prefix = Prefix(list(blocks), 2, sizes[2] + sizes[3])
-    runs = Runs(blocks)
-    for batch in one:
-        score(model, [batch], reuse=prefix.reuse)
-    assert prefix.bytes <= sizes[2] + sizes[3]
-    before = runs.counts[0]
-    score(model, one[3:], reuse=prefix.reuse)
-    assert runs.counts[0] == before
-    score(model, one[:1], reuse=prefix.reuse)
-    assert runs.counts[0] == before + 1
-    tiny = Prefix(list(blocks), 2, 1)
-    score(model, one, reuse=tiny.reuse)
+    ids = [text.ids[:-1] for text in texts]
+    prefix = prefix_of(model, held_bytes(texts[2:]))
+    for text in texts:
+        assert prefix.admit([text.ids[:-1]]) == [text.ids[:-1]]
+        prefix.hold([alone(text)], ahead=False)
+        assert prefix.bytes <= prefix.most_bytes
+    assert [prefix.holds(i) for i in ids] == [False, False, True, True]
+    assert prefix.admit(ids[3:]) == []
+    # Of more than there is room for the first are held: the last would push them out in turn.
+    prefix.forget()
+    admitted = prefix.admit(ids)
+    assert admitted == ids[: len(admitted)]
+    assert 0 < held_bytes(texts[: len(admitted)]) <= prefix.most_bytes
+    tiny = prefix_of(model, 1)
+    assert tiny.admit(ids) == []
+    assert same_scores(
+        scores(model, [alone(t) for t in texts], tiny), scores(model, [alone(t) for t in texts])
+    )
     assert tiny.bytes == 0
+
+
+def test_what_was_read_ahead_stays_until_its_turn(build, generator):
+    model = build("llama")
+    texts = texts_of(generator, 6)
+    ids = [text.ids[:-1] for text in texts]
+    prefix = prefix_of(model, held_bytes(texts[:4]))
+    prefix.hold([alone(text) for text in texts[:3]], ahead=True)
+    for text in texts[3:]:
+        for _ in prefix.admit([text.ids[:-1]]):
+            prefix.hold([alone(text)], ahead=False)
+        assert all(map(prefix.holds, ids[:3]))
+    prefix.drop(ids[:1])
+    assert [prefix.holds(i) for i in ids] == [False, True, True, False, False, False]
+    prefix.drop(ids[1:3])
+    assert prefix.bytes == 0
 
 
 def test_texts_that_differ_are_told_apart(build):
     model = build("llama")
-    prefix = Prefix(list(decoder_blocks(model)[1]), 2, 2**20)
+    prefix = prefix_of(model, 2**20)
     batches = [
         collate([Encoded((3, 4), (5,), 1)], [0], "cpu", 0),
         collate([Encoded((3, 6), (5,), 1)], [0], "cpu", 0),
@@ -164,36 +215,10 @@ def test_texts_that_differ_are_told_apart(build):
     ]
     for _ in range(2):
         for batch in batches:
-            assert same_scores(score(model, [batch], reuse=prefix.reuse), score(model, [batch]))
-
-
-@pytest.mark.parametrize("fault", ["side channel", "keyword"])
-def test_a_structure_that_does_not_allow_it_falls_back_with_one_line(
-    build, tokenizer, caplog, fault
-):
-    model = build("llama")
-    _, blocks = decoder_blocks(model)
-    told = {}
-    plain_first, plain_last = blocks[0].forward, blocks[3].forward
-
-    def first(hidden_states, *args, **kwargs):
-        told["hidden"] = hidden_states
-        told["count"] = told.get("count", 0) + 1
-        return plain_first(hidden_states, *args, **kwargs)
-
-    def last(hidden_states, *args, **kwargs):
-        extra = told["hidden"] * told["count"] if fault == "side channel" else told.pop("hidden")
-        return plain_last(hidden_states + extra, *args, **kwargs)
-
-    blocks[0].forward, blocks[3].forward = first, last
-    editor = Editor(model, tokenizer, lr=1e-3)
-    with caplog.at_level(logging.WARNING, logger="ultraedit"):
-        for _ in range(2):
-            editor.edit([Edit("the capital of france is", "jazz")])
-    assert not editor.bench.prefix.usable
-    assert len(caplog.records) == 1
-    assert "whole model" in caplog.text
-    assert blocks[0].forward is first
+            for one, other in zip(
+                scores(model, [batch], prefix), scores(model, [batch]), strict=True
+            ):
+                torch.testing.assert_close(one.losses, other.losses, rtol=1e-5, atol=1e-6)
 
 
 def test_modules_outside_blocks_or_in_the_first_have_no_prefix(build):
@@ -207,12 +232,12 @@ def test_modules_outside_blocks_or_in_the_first_have_no_prefix(build):
 
 def test_an_interrupted_pass_leaves_the_blocks_as_they_were(build, generator):
     model = build("llama")
-    _, blocks = decoder_blocks(model)
-    prefix = Prefix(list(blocks), 2, 2**20)
-    batch = collate(texts_of(generator, 1), [0], "cpu", 0)
-    score(model, [batch], reuse=prefix.reuse)
-    inside = prefix.reuse(batch)
+    blocks = decoder_blocks(model)[1]
+    prefix = prefix_of(model, 2**20)
+    batch = alone(texts_of(generator, 1)[0])
+    inside = prefix.resumed(batch, slice(0, batch.width))
     inside.__enter__()
     assert blocks[0].__dict__.get("forward") is not None
     assert not inside.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert all("forward" not in block.__dict__ for block in blocks)
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in blocks)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ultraedit.core.prefix import Reuse, no_reuse
+from ultraedit.core.forward import Read, answer_logits, answer_losses
 from ultraedit.encoding.batching import Batch
 
 FLOAT16_SCALES = (2.0**12, 2.0**6, 1.0)
@@ -34,66 +33,11 @@ class Rows:
     edit_index: Tensor
 
 
-def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """(b, t, vocabulary) logits at every position.
-
-    Position ids are always given: models with learned positions count padding otherwise.
-    """
-    return _logits(model, batch)
-
-
-def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """(n, vocabulary) logits at the answer positions of the batch, row-major.
-
-    The head, often the widest map there is, sees these rows and no others.
-    """
-    keep = batch.logits_to_keep
-    chosen = False
-
-    def choose(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        nonlocal chosen
-        hidden = args[0]
-        if hidden.dim() != 3 or hidden.shape[0] != len(batch.index):
-            return None
-        chosen = True
-        rows = batch.answer_mask[:, -hidden.shape[1] :].to(hidden.device)
-        return hidden[rows].unsqueeze(0), *args[1:]
-
-    head: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
-    with ExitStack() as stack:
-        if head is not None:
-            handle = head.register_forward_pre_hook(choose)
-            stack.callback(handle.remove)
-        logits = _logits(model, batch, logits_to_keep=keep)
-    if chosen:
-        return logits[0]
-    mask = batch.answer_mask[:, -keep:].to(logits.device)
-    return logits[:, -keep:][mask]
-
-
-def _logits(model: nn.Module, batch: Batch, **options: int) -> Tensor:
-    logits: Tensor = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-        **options,
-    ).logits
-    return logits
-
-
-def answer_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """(n,) float32 cross-entropy of every target token of the batch, row-major."""
-    logits = answer_logits(model, batch)
-    labels = batch.labels[batch.answer_mask].to(logits.device)
-    return F.cross_entropy(logits.float(), labels, reduction="none")
-
-
 def capture(
     model: nn.Module,
     modules: Mapping[str, nn.Module],
     batches: Iterable[Batch],
-    reuse: Reuse = no_reuse,
+    read: Read | None = None,
 ) -> dict[str, Rows]:
     """Rows of every module over all batches, in the order of the texts they came from.
 
@@ -104,29 +48,29 @@ def capture(
         model: A causal language model, in evaluation mode.
         modules: Linear maps inside `model`, by name.
         batches: Padded texts; `Batch.index` says which text each row is.
-        reuse: Entered around the forward pass over a batch; see `core.prefix`.
+        read: How the model is read, where not in one pass of the whole; see `core.passes`.
 
     Returns:
         Per module name, on the module's device. Gradients of a float16 model are computed
         with a scaled loss and unscaled in float32.
     """
     parts: dict[str, list[Rows]] = {name: [] for name in modules}
+    read = read or partial(answer_logits, model)
     for batch in batches:
-        rows = _capture_batch(model, modules, batch, reuse)
+        rows = _capture_batch(model, modules, batch, read)
         for name, part in rows.items():
             parts[name].append(part)
     return {name: _in_order(part) for name, part in parts.items()}
 
 
 def _capture_batch(
-    model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch, reuse: Reuse
+    model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch, read: Read
 ) -> dict[str, Rows]:
     half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
     scales = FLOAT16_SCALES if half else (1.0,)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with frozen(model), _recording(modules, seen), torch.enable_grad():
-        with reuse(batch):
-            loss = answer_losses(model, batch).sum()
+        loss = answer_losses(read(batch), batch).sum()
         missing = [name for name in modules if name not in seen]
         if missing:
             raise RuntimeError(f"the forward pass does not reach {', '.join(missing)}")
@@ -138,9 +82,12 @@ def _capture_batch(
                 break
     rows = {}
     for name, gradient in zip(modules, gradients, strict=True):
-        inputs, mask = seen[name][0].detach(), batch.answer_mask.to(gradient.device)
+        inputs = seen[name][0].detach()
+        # Where prompts were read apart, these are the answer columns alone. Some models
+        # flatten batch and positions before their MLP.
+        columns = gradient.shape[:-1].numel() // len(batch.starts)
+        mask = batch.answer_mask[:, -columns:].to(gradient.device)
         text = batch.index.to(gradient.device)[mask.nonzero()[:, 0]]
-        # Some models flatten batch and positions before their MLP.
         chosen = mask if inputs.dim() == 3 else mask.flatten()
         rows[name] = Rows(
             inputs[chosen.to(inputs.device)].float(), gradient[chosen].float() / scale, text
@@ -179,6 +126,8 @@ def _recording(
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not torch.is_grad_enabled():
+                return output
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             seen[name] = (args[0], output)

@@ -1,158 +1,166 @@
-"""Hidden states at the first edited block: computed once a batch, since nothing below changes."""
+"""Hidden states at the first edited block: computed once a text, since nothing below changes."""
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ultraedit.core.forward import forward
 from ultraedit.encoding.batching import Batch
 
-log = logging.getLogger(__name__)
-
-Reuse = Callable[[Batch], AbstractContextManager[Any]]
-
-
-def no_reuse(batch: Batch) -> AbstractContextManager[None]:
-    """Every pass goes through the whole model."""
-    return nullcontext()
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What the frozen blocks made of a batch.
-
-    Attributes:
-        hidden: What the first edited block was given.
-        outputs: How many things a frozen block returns; 0 for the hidden state alone.
-    """
-
-    hidden: Tensor
-    outputs: int
-
-    @property
-    def size(self) -> int:
-        return self.hidden.numel() * self.hidden.element_size()
+Text = tuple[int, ...]
+Forward = Callable[..., Any]
 
 
 class Prefix:
     """A bounded buffer of hidden states, and the model's own forward pass resumed from them.
 
     Frozen blocks are passed through rather than left out, so masks, position embeddings and
-    settings per layer stay the model's business. Passes over the same batch are bit for bit
-    those of the whole model.
+    settings per layer stay the model's business.
 
     Args:
+        model: The decoder with its head.
         blocks: The decoder's blocks.
         frozen: How many of them come before the first edited one; at least one.
-        most_bytes: Of hidden states; the oldest go first.
+        most_bytes: Of hidden states that are held.
     """
 
-    def __init__(self, blocks: Sequence[nn.Module], frozen: int, most_bytes: int) -> None:
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[nn.Module], frozen: int, most_bytes: int
+    ) -> None:
+        self.model = model
         self.blocks = blocks
         self.frozen = frozen
         self.most_bytes = most_bytes
-        self.usable = True
-        self.checked = False
-        self._held: OrderedDict[tuple[Any, ...], _Held] = OrderedDict()
+        self._held: OrderedDict[Text, Tensor] = OrderedDict()
+        self._ahead: set[Text] = set()
         self._bytes = 0
+        self._outputs = 0
+        self._token = 0
 
     @property
     def bytes(self) -> int:
         """What is held now."""
         return self._bytes
 
-    @contextmanager
-    def reuse(self, batch: Batch) -> Iterator[None]:
-        """Inside, one forward pass over `batch`: from the buffer, or into it."""
-        key = _key(batch)
-        if not self.usable:
-            yield
-        elif (held := self._held.get(key)) is not None:
-            self._held.move_to_end(key)
-            with self._resumed(held):
-                yield
-        else:
-            seen: dict[str, Any] = {}
-            with self._watched(seen):
-                yield
-            if "hidden" in seen and "outputs" in seen:
-                self._keep(key, _Held(seen["hidden"], seen["outputs"]))
+    def admit(self, texts: Iterable[Text]) -> list[Text]:
+        """Which of these are to be computed: those not held, as many of the first as fit.
+
+        Others that were held go, the oldest first, unless they were asked for ahead.
+        """
+        missing: list[Text] = []
+        wanted: set[Text] = set()
+        needed = 0
+        evictable = self._bytes - sum(_size(self._held[text]) for text in self._ahead)
+        for text in texts:
+            if text in wanted:
+                continue
+            if text in self._held:
+                self._held.move_to_end(text)
+                evictable -= 0 if text in self._ahead else _size(self._held[text])
+            elif self._bytes - evictable + needed + len(text) * self._token > self.most_bytes:
+                break
+            else:
+                needed += len(text) * self._token
+                missing.append(text)
+            wanted.add(text)
+        for text in list(self._held):
+            if self._bytes + needed <= self.most_bytes:
+                break
+            if text not in self._ahead and text not in wanted:
+                self._bytes -= _size(self._held.pop(text))
+        return missing
+
+    def hold(self, batches: Iterable[Batch], ahead: bool) -> None:
+        """Run the frozen blocks over the batches and hold what they make of the texts.
+
+        Args:
+            batches: Texts that were admitted.
+            ahead: Whether to hold them until `drop` names them.
+        """
+        for batch in batches:
+            for text, hidden in self._run(batch).items():
+                self._keep(text, hidden)
+                if ahead:
+                    self._ahead.add(text)
+
+    def drop(self, texts: Iterable[Text]) -> None:
+        """Let go of these texts, and of every one that was not asked for ahead."""
+        for text in [*texts, *(set(self._held) - self._ahead)]:
+            self._ahead.discard(text)
+            hidden = self._held.pop(text, None)
+            self._bytes -= 0 if hidden is None else _size(hidden)
 
     def forget(self) -> None:
         """Empty the buffer."""
         self._held.clear()
+        self._ahead.clear()
         self._bytes = 0
 
-    def check(self, run: Callable[[int], Tensor]) -> None:
-        """Once: whether a resumed pass is what the whole one was; `refuse` where it is not.
-
-        Another batch comes in between, so that nothing a frozen block left behind elsewhere
-        can stand in for its hidden states.
-
-        Args:
-            run: A pass over batch 0 or 1 inside `reuse`, and its logits.
-        """
-        if self.checked or not self.usable:
-            return
-        self.checked = True
-        try:
-            whole, _, resumed = run(0), run(1), run(0)
-            if not self._held:
-                self.refuse("the first edited block is not reached as a block after others")
-            elif not torch.allclose(whole, resumed, rtol=1e-4, atol=1e-5):
-                self.refuse("later blocks need more of the frozen ones than hidden states")
-        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
-            self.refuse(f"its blocks cannot be passed through ({error})")
-        self.forget()
-
-    def refuse(self, reason: str) -> None:
-        """Go through the whole model from now on, and say so once."""
-        self.usable = False
-        self.forget()
-        log.warning("every pass goes through the whole model: %s", reason)
-
-    def _keep(self, key: tuple[Any, ...], held: _Held) -> None:
-        if held.size > self.most_bytes:
-            return
-        self._held[key] = held
-        self._bytes += held.size
-        while self._bytes > self.most_bytes:
-            _, oldest = self._held.popitem(last=False)
-            self._bytes -= oldest.size
-
     @contextmanager
-    def _watched(self, seen: dict[str, Any]) -> Iterator[None]:
+    def resumed(self, batch: Batch, columns: slice) -> Iterator[None]:
+        """Inside, one pass over `columns` of the batch begins at the first edited block.
+
+        A batch that is not held whole is computed, and held if there is room.
+        """
+        held: Mapping[Text, Tensor] = self._held
+        if any(text not in held for text in batch.texts):
+            held = self._run(batch)
+            if self._bytes + sum(map(_size, held.values())) <= self.most_bytes:
+                for text, hidden in held.items():
+                    self._keep(text, hidden)
+        some = held[batch.texts[0]]
+        whole = some.new_zeros(len(batch.texts), batch.width, some.shape[1])
+        for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
+            whole[row, start : start + len(text)] = held[text]
+        with self._passed_through(whole[:, columns]):
+            yield
+
+    def _keep(self, text: Text, hidden: Tensor) -> None:
+        if text not in self._held:
+            self._held[text] = hidden
+            self._bytes += _size(hidden)
+
+    @torch.no_grad()
+    def _run(self, batch: Batch) -> dict[Text, Tensor]:
+        """(tokens, width) hidden states of every text of the batch, padding left out."""
+        reached: list[Tensor] = []
+
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # A copy: blocks may write into what they are given.
-            seen["hidden"] = _hidden(args, kwargs).detach().clone()
+            reached.append(_hidden(args, kwargs))
+            raise _Reached
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            seen["outputs"] = len(output) if isinstance(output, tuple) else 0
+            self._outputs = len(output) if isinstance(output, tuple) else 0
 
-        handles = [
-            self.blocks[self.frozen].register_forward_pre_hook(before, with_kwargs=True),
-            self.blocks[self.frozen - 1].register_forward_hook(after),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            first = self.blocks[self.frozen].register_forward_pre_hook(before, with_kwargs=True)
+            stack.callback(first.remove)
+            last = self.blocks[self.frozen - 1].register_forward_hook(after)
+            stack.callback(last.remove)
+            with suppress(_Reached):
+                forward(self.model, batch)
+        if not reached:
+            raise LookupError("the first edited block is not reached as a block after others")
+        self._token = reached[0].shape[-1] * reached[0].element_size()
+        mask = batch.attention_mask.bool().to(reached[0].device)
+        rows = torch.split(reached[0][mask], [len(text) for text in batch.texts])
+        # Copies: one text that stays would keep the whole batch.
+        return {t: row.clone() for t, row in zip(batch.texts, rows, strict=True)}
 
     @contextmanager
-    def _resumed(self, held: _Held) -> Iterator[None]:
+    def _passed_through(self, hidden: Tensor) -> Iterator[None]:
         def shaped(hidden: Tensor) -> Any:
-            return (hidden, *[None] * (held.outputs - 1)) if held.outputs else hidden
+            return (hidden, *[None] * (self._outputs - 1)) if self._outputs else hidden
 
         def first(*args: Any, **kwargs: Any) -> Any:
-            return shaped(held.hidden.clone())
+            # A copy: blocks may write into what they are given.
+            return shaped(hidden.clone())
 
         def later(*args: Any, **kwargs: Any) -> Any:
             return shaped(_hidden(args, kwargs))
@@ -160,7 +168,7 @@ class Prefix:
         own = [block.__dict__.get("forward") for block in self.blocks[: self.frozen]]
         try:
             for number in range(self.frozen):
-                self.blocks[number].forward = first if number == 0 else later
+                self.blocks[number].forward = later if number else first
             yield
         finally:
             for block, forward in zip(self.blocks, own, strict=False):
@@ -170,6 +178,10 @@ class Prefix:
                     block.forward = forward
 
 
+class _Reached(Exception):  # noqa: N818 - it ends a pass, nothing is wrong
+    pass
+
+
 def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     hidden = args[0] if args else kwargs["hidden_states"]
     if not isinstance(hidden, torch.Tensor):
@@ -177,6 +189,5 @@ def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return hidden
 
 
-def _key(batch: Batch) -> tuple[Any, ...]:
-    ids, mask = batch.input_ids.cpu(), batch.attention_mask.cpu()
-    return tuple(ids.shape), ids.numpy().tobytes(), mask.numpy().tobytes()
+def _size(hidden: Tensor) -> int:
+    return hidden.numel() * hidden.element_size()

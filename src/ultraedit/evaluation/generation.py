@@ -88,7 +88,8 @@ def generate_answers(
         if limit is not None and len(prompt) >= limit:
             raise InputError(f"a prompt is {len(prompt)} tokens long; the model reads {limit}")
     answers: dict[int, Answer] = {}
-    for group in plan([len(prompt) + max_new_tokens for prompt in prompts], batch_tokens):
+    lengths = [(len(prompt) + max_new_tokens, 0) for prompt in prompts]
+    for group in plan(lengths, batch_tokens):
         width = max(len(prompts[place]) for place in group)
         ids = torch.full((len(group), width), pad)
         mask = torch.zeros_like(ids)

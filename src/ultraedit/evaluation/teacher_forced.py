@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ultraedit.core.capture import answer_logits
-from ultraedit.core.prefix import Reuse, no_reuse
+from ultraedit.core.forward import Read, answer_logits
 from ultraedit.encoding.batching import Batch, Query
 
 QueryContext = Callable[[Query], AbstractContextManager[Any]]
@@ -51,13 +51,21 @@ def score(
     model: nn.Module,
     batches: Iterable[Batch],
     query: QueryContext = no_routing,
-    reuse: Reuse = no_reuse,
+    read: Read | None = None,
 ) -> list[Scored]:
-    """Score every text of the batches, in the order of `Batch.index`."""
+    """Score every text of the batches, in the order of `Batch.index`.
+
+    Args:
+        model: A causal language model, in evaluation mode.
+        batches: Padded texts.
+        query: Entered around every batch.
+        read: How the model is read, where not in one pass of the whole; see `core.passes`.
+    """
     found: dict[int, Scored] = {}
+    read = read or partial(answer_logits, model)
     for batch in batches:
-        with query(batch.query), reuse(batch):
-            answers = answer_logits(model, batch).float()
+        with query(batch.query):
+            answers = read(batch).float()
         labels = batch.labels[batch.answer_mask].to(answers.device)
         losses = F.cross_entropy(answers, labels, reduction="none").cpu()
         correct = (answers.argmax(-1) == labels).cpu()

@@ -80,7 +80,7 @@ def prefix_below(model: PreTrainedModel, names: Sequence[str]) -> Prefix | None:
     if not names or not all(name.startswith(f"{path}.") for name in names):
         return None
     first = min(int(parts[0]) for parts in inside)
-    return Prefix(list(blocks), first, PREFIX_BYTES) if first else None
+    return Prefix(model, list(blocks), first, PREFIX_BYTES) if first else None
 
 
 def projections(model: PreTrainedModel) -> list[Projection]:

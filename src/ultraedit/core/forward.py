@@ -1,0 +1,161 @@
+"""Passes of a model over a batch: logits everywhere, or at the answers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DynamicCache
+
+from ultraedit.encoding.batching import Batch
+
+# Logits (n, vocabulary) at the answer tokens of a batch, row-major.
+Read = Callable[[Batch], Tensor]
+# Entered around one pass of the model over some columns of a batch.
+Resumed = Callable[[Batch, slice], AbstractContextManager[Any]]
+
+# Prompts of fewer tokens are read together with their answers: reading all weights a second
+# time costs more than their part of the graph.
+SPLIT_TOKENS = 128
+
+
+def not_resumed(batch: Batch, columns: slice) -> AbstractContextManager[None]:
+    """The pass goes through the whole model."""
+    return nullcontext()
+
+
+def forward(model: nn.Module, batch: Batch) -> Tensor:
+    """(b, t, vocabulary) logits at every position.
+
+    Position ids are always given: models with learned positions count padding otherwise.
+    """
+    return _logits(model, batch, slice(0, batch.width))
+
+
+def answer_logits(model: nn.Module, batch: Batch, resumed: Resumed = not_resumed) -> Tensor:
+    """(n, vocabulary) logits at the answer positions of the batch, row-major.
+
+    The head, often the widest map there is, sees these rows and no others.
+    """
+    columns = slice(0, batch.width)
+    with resumed(batch, columns):
+        return _answer_rows(model, batch, columns)
+
+
+def split_logits(model: nn.Module, batch: Batch, resumed: Resumed = not_resumed) -> Tensor:
+    """The same, in two passes: prompts without a graph, then the answer rows.
+
+    An answer depends on its prompt through keys and values alone, and no gradient is wanted
+    at prompt positions. The first pass ends once the last block has its keys and values.
+    """
+    before, after = slice(0, batch.first_answer), slice(batch.first_answer, batch.width)
+    if not batch.first_answer:
+        return answer_logits(model, batch, resumed)
+    cache = _PromptCache(last=_blocks(model) - 1)
+    with (
+        torch.no_grad(),
+        resumed(batch, before),
+        _head_rows(model, _none_of),
+        suppress(_PromptsRead),
+    ):
+        _logits(model, batch, before, cache)
+    cache.close(len(batch.starts), batch.first_answer)
+    with resumed(batch, after):
+        return _answer_rows(model, batch, after, cache)
+
+
+def answer_losses(logits: Tensor, batch: Batch) -> Tensor:
+    """(n,) float32 cross-entropy of every target token of the batch, row-major."""
+    labels = batch.labels[batch.answer_mask].to(logits.device)
+    return F.cross_entropy(logits.float(), labels, reduction="none")
+
+
+class _PromptsRead(Exception):  # noqa: N818 - it ends a pass, nothing is wrong
+    pass
+
+
+class _PromptCache(DynamicCache):
+    """Keys and values of the prompts; the pass that fills it ends at block `last`."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last = last
+        self.filling = True
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **more: Any) -> Any:
+        found = super().update(keys, values, layer_idx, *rest, **more)
+        if self.filling and layer_idx == self.last:
+            raise _PromptsRead
+        return found
+
+    def close(self, rows: int, columns: int) -> None:
+        """Masks are made from the first layer's length, also where that block was passed by."""
+        self.filling = False
+        for layer in self.layers:
+            if not layer.is_initialized:
+                layer.keys = layer.values = torch.zeros(1).expand(rows, 1, columns, 1)
+                layer.is_initialized = True
+
+
+def _blocks(model: nn.Module) -> int:
+    config: Any = model.config
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def _logits(
+    model: nn.Module,
+    batch: Batch,
+    columns: slice,
+    cache: DynamicCache | None = None,
+    **options: int,
+) -> Tensor:
+    logits: Tensor = model(
+        input_ids=batch.input_ids[:, columns],
+        attention_mask=batch.attention_mask[:, : columns.stop],
+        position_ids=batch.position_ids[:, columns],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **options,
+    ).logits
+    return logits
+
+
+def _answer_rows(
+    model: nn.Module, batch: Batch, columns: slice, cache: DynamicCache | None = None
+) -> Tensor:
+    chosen = False
+
+    def choose(hidden: Tensor) -> Tensor:
+        nonlocal chosen
+        chosen = True
+        rows = batch.answer_mask[:, -hidden.shape[1] :].to(hidden.device)
+        return hidden[rows].unsqueeze(0)
+
+    keep = batch.logits_to_keep
+    with _head_rows(model, choose):
+        logits = _logits(model, batch, columns, cache, logits_to_keep=keep)
+    if chosen:
+        return logits[0]
+    mask = batch.answer_mask[:, -keep:].to(logits.device)
+    return logits[:, -keep:][mask]
+
+
+def _none_of(hidden: Tensor) -> Tensor:
+    return hidden[:, :0]
+
+
+def _head_rows(model: nn.Module, choose: Callable[[Tensor], Tensor]) -> ExitStack:
+    """Inside, the head is given what `choose` takes of the last hidden states (b, t, width)."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return (choose(args[0]), *args[1:]) if args[0].dim() == 3 else None
+
+    stack = ExitStack()
+    head: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        stack.callback(head.register_forward_pre_hook(hook).remove)
+    return stack

@@ -1,0 +1,132 @@
+"""How a model is read: by the shortest way that its structure allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ultraedit.core.forward import (
+    SPLIT_TOKENS,
+    Resumed,
+    answer_logits,
+    not_resumed,
+    split_logits,
+)
+from ultraedit.core.prefix import Prefix
+from ultraedit.encoding.batching import Batch
+
+log = logging.getLogger(__name__)
+
+# Relative, in the norm of the logits: another structure is off by about one.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
+HALF_TOLERANCE = 0.1
+
+
+class Passes:
+    """Answer logits of one model, without running again what cannot have changed.
+
+    Two short cuts, each of which a model may not allow: frozen blocks are run once a text
+    (`Prefix`), and prompts are run without a graph (`split_logits`). Both are tried once
+    against the model's plain pass; where one differs, it is given up with one log line.
+
+    Args:
+        model: A causal language model, in evaluation mode.
+        prefix: Its frozen blocks; None where there are none.
+        split: Whether prompts may be read apart from answers at all.
+        split_tokens: Prompt tokens of a batch from which on they are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prefix: Prefix | None = None,
+        split: bool = True,
+        split_tokens: int = SPLIT_TOKENS,
+    ) -> None:
+        self.model = model
+        self.prefix = prefix
+        self.split = split
+        self.split_tokens = split_tokens
+        self.checked = False
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(n, vocabulary) logits at the answer positions of the batch, row-major."""
+        if self.split and batch.first_answer * len(batch.starts) >= self.split_tokens:
+            return split_logits(self.model, batch, self._resumed)
+        return answer_logits(self.model, batch, self._resumed)
+
+    def drop(self, texts: Iterable[tuple[int, ...]]) -> None:
+        """Let go of what was held of these texts."""
+        if self.prefix is not None:
+            self.prefix.drop(texts)
+
+    def forget(self) -> None:
+        """Let go of everything that is held."""
+        if self.prefix is not None:
+            self.prefix.forget()
+
+    def plain(self) -> None:
+        """Read every batch in one pass of the whole model from now on."""
+        self.forget()
+        self.prefix, self.split, self.checked = None, False, True
+
+    @torch.no_grad()
+    def check(self, batches: Callable[[], Sequence[Batch]]) -> None:
+        """Once: whether both short cuts lead where the plain pass does.
+
+        Args:
+            batches: Two batches of other texts. The second comes between the two passes over
+                the first, so that nothing a block left behind can stand in for its result.
+        """
+        if self.checked:
+            return
+        self.checked = True
+        if self.prefix is None and not self.split:
+            return
+        one, other = batches()
+        plain = answer_logits(self.model, one)
+        if self.prefix is not None:
+            self.forget()
+            reason = self._differs(plain, one, other, answer_logits)
+            self.forget()
+            if reason:
+                self.prefix = None
+                log.warning("frozen blocks are run in every pass: %s", reason)
+        if self.split:
+            reason = self._differs(plain, one, other, split_logits)
+            self.forget()
+            if reason:
+                self.split = False
+                log.warning("prompts are not read apart from their answers: %s", reason)
+
+    def _differs(
+        self,
+        plain: Tensor,
+        one: Batch,
+        other: Batch,
+        read: Callable[[nn.Module, Batch, Resumed], Tensor],
+    ) -> str | None:
+        try:
+            read(self.model, one, self._resumed)
+            answer_logits(self.model, other)
+            found = read(self.model, one, self._resumed)
+        except (TypeError, ValueError, RuntimeError, AttributeError, LookupError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return f"the model does not allow it ({error})"
+        limit = TOLERANCE.get(plain.dtype, HALF_TOLERANCE)
+        if found.shape != plain.shape or not _near(found, plain, limit):
+            return "its logits would not be the model's own"
+        return None
+
+    @property
+    def _resumed(self) -> Resumed:
+        return not_resumed if self.prefix is None else self.prefix.resumed
+
+
+def _near(found: Tensor, plain: Tensor, limit: float) -> bool:
+    plain = plain.double()
+    return bool((found.double() - plain).norm() <= limit * plain.norm())

@@ -1,0 +1,100 @@
+import logging
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from ultraedit import Edit, Editor
+from ultraedit.models.discover import decoder_blocks
+
+EDITS = [Edit("the capital of france is", "jazz"), Edit("who plays", "guitar")]
+
+
+def warnings_of(caplog):
+    return [record.message for record in caplog.records if record.name.startswith("ultraedit")]
+
+
+@pytest.mark.parametrize("fault", ["side channel", "keyword"])
+def test_a_structure_that_needs_more_of_frozen_blocks_runs_them_with_one_line(
+    build, tokenizer, caplog, fault
+):
+    model = build("llama")
+    _, blocks = decoder_blocks(model)
+    told = {}
+    plain_first, plain_last = blocks[0].forward, blocks[3].forward
+
+    def first(hidden_states, *args, **kwargs):
+        told["hidden"] = hidden_states
+        told["count"] = told.get("count", 0) + 1
+        return plain_first(hidden_states, *args, **kwargs)
+
+    def last(hidden_states, *args, **kwargs):
+        extra = told["hidden"] * told["count"] if fault == "side channel" else told.pop("hidden")
+        return plain_last(hidden_states + extra, *args, **kwargs)
+
+    blocks[0].forward, blocks[3].forward = first, last
+    editor = Editor(model, tokenizer, lr=1e-3)
+    editor.bench.passes.split = False
+    with caplog.at_level(logging.WARNING, logger="ultraedit"):
+        for _ in range(2):
+            editor.edit(EDITS)
+    assert editor.bench.passes.prefix is None
+    (line,) = warnings_of(caplog)
+    assert "frozen blocks are run in every pass" in line
+    assert blocks[0].forward is first
+
+
+def test_a_model_whose_answers_need_more_than_keys_is_read_whole_with_one_line(
+    build, tokenizer, caplog
+):
+    def running_mean(module, args, output):
+        counts = torch.arange(1, output.shape[1] + 1).view(1, -1, 1)
+        return output + output.cumsum(1) / counts
+
+    def edited(plain):
+        model = build("llama")
+        # Something recurrent beside attention, of which no cache knows.
+        decoder_blocks(model)[1][3].mlp.register_forward_hook(running_mean)
+        editor = Editor(model, tokenizer, lr=1e-3)
+        if plain:
+            editor.bench.passes.plain()
+        # One at a time: padding would count in this mean.
+        for edit in EDITS:
+            editor.edit([edit])
+        return editor
+
+    with caplog.at_level(logging.WARNING, logger="ultraedit"):
+        editor = edited(plain=False)
+    assert not editor.bench.passes.split
+    assert editor.bench.passes.prefix is not None
+    (line,) = warnings_of(caplog)
+    assert "prompts are not read apart" in line
+    for name, master in edited(plain=True).bench.masters.items():
+        found = editor.bench.masters[name].master
+        torch.testing.assert_close(found, master.master, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_with_a_cache_of_its_own_is_read_whole(build, tokenizer, caplog):
+    model = build("llama")
+    plain = model.forward
+
+    def forward(*args, **kwargs):
+        if type(kwargs.get("past_key_values")) not in (type(None), DynamicCache):
+            raise TypeError("this model keeps keys of its own kind")
+        return plain(*args, **kwargs)
+
+    model.forward = forward
+    editor = Editor(model, tokenizer, lr=1e-3)
+    with caplog.at_level(logging.WARNING, logger="ultraedit"):
+        assert len(editor.edit(EDITS).learned) == 2
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_models_of_the_tests_need_no_way_around(build, architecture, tokenizer, caplog):
+    with caplog.at_level(logging.WARNING, logger="ultraedit"):
+        editor = Editor(build(architecture), tokenizer, lr=1e-3)
+        editor.edit(EDITS)
+    assert editor.bench.passes.checked
+    assert editor.bench.passes.prefix is not None
+    assert editor.bench.passes.split
+    assert not warnings_of(caplog)
