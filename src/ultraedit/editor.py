@@ -15,17 +15,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ultraedit import saved, storage
 from ultraedit.bench import Bench, default_batch_tokens
 from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization
-from ultraedit.errors import InputError, TurnRefusedError
+from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
 from ultraedit.evaluation.generation import generate_answers
 from ultraedit.evaluation.report import Report
 from ultraedit.history.pending import Pending
 from ultraedit.history.undo import Undone
-from ultraedit.methods.base import Method, Shifts
+from ultraedit.methods.base import Method
 from ultraedit.methods.registry import build
 from ultraedit.models.load import load, local_folder, resolve
 from ultraedit.models.presets import choose_modules
 from ultraedit.records import Case, Edit, Turn
+from ultraedit.turn import make_turn, refusing_full_memory
 
 DEFAULT_METHOD = "ultraedit"
 # Free answers decide: without it, right answers run on (docs/results.md).
@@ -45,6 +46,8 @@ class Editor:
         tokenization: `joint` or `published`; see `Encoder`.
         chat: Wrap prompts in the tokenizer's chat template.
         batch_tokens: Padded tokens of a batch; by default from the device.
+        check_learned: Whether a turn ends by asking its edits again; a further pass through
+            the edited blocks, without which `Turn.learned` is empty.
         journal: Whether `save` keeps a journal, for which turns are remembered until then.
         history: How far back edits can be undone: `full`, a number of turns, or `none`.
         author: Who makes the edits, for the journal; by default the user of this process.
@@ -67,6 +70,7 @@ class Editor:
         tokenization: Tokenization | None = None,
         chat: bool | None = None,
         batch_tokens: int | None = None,
+        check_learned: bool = True,
         journal: bool = True,
         history: str | int = "full",
         author: str | None = None,
@@ -91,6 +95,7 @@ class Editor:
         self.pending = Pending(
             author, storage.parse_history(history), initial=method.state_dict(), active=journal
         )
+        self.check_learned = check_learned
         self.turns = 0
         self.edits = 0
         self.run: dict[str, Any] | None = None
@@ -177,38 +182,42 @@ class Editor:
             raise InputError("a turn needs at least one edit")
         began = time.perf_counter()
         texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
-        state = self.method.state_dict()
-        passes, applied = 0, list[Shifts]()
-        try:
-            with self.bench.transaction():
-                for shifts in self.method.passes(self.bench, edits, texts):
-                    self._apply(shifts)
-                    passes += 1
-                    if self.pending.active:
-                        applied.append(dict(shifts))
-                learned = tuple(bool(s.correct.all()) for s in self.bench.score(texts))
-        except BaseException as error:
-            self.bench.forget()
-            self.method.load_state_dict(state)
-            if isinstance(error, torch.OutOfMemoryError):
-                raise TurnRefusedError(
-                    f"the device ran out of memory at {self.bench.batch_tokens} tokens a batch;"
-                    " the turn is refused, try fewer batch_tokens"
-                ) from error
-            raise
-        self.bench.drop(texts)
-        turn = Turn(self.turns, edits, learned, passes, time.perf_counter() - began)
+        made = make_turn(
+            self.bench, self.method, edits, texts,
+            keep_shifts=self.pending.active, check_learned=self.check_learned,
+        )  # fmt: skip
+        taken = time.perf_counter() - began
+        turn = Turn(self.turns, edits, made.learned, made.passes, taken)
         self.turns += 1
         self.edits += len(edits)
         self.pending.add(
             turn,
-            applied,
+            made.shifts,
             self.method.record() if self.pending.active else {},
             edits=self.edits,
             device=self.bench.device.type,
             run=self.run,
         )
         return turn
+
+    def look_ahead(self, edits: Sequence[Edit], done: int = 0) -> None:
+        """Read edits of the turns to come through the frozen blocks now, in large batches.
+
+        What does not fit the bounded buffer is read in its own turn.
+
+        Args:
+            edits: Of all these turns.
+            done: How many of the first have had their turn; the batches, and so the bits,
+                are then those of a run that was not interrupted.
+
+        Raises:
+            InputError: one of them cannot be encoded.
+            TurnRefusedError: the device's memory is full.
+        """
+        texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
+        with refusing_full_memory(self.bench):
+            self.bench.look_ahead(texts)
+        self.bench.drop(texts[:done])
 
     def ask(self, prompt: str, max_new_tokens: int = ANSWER_TOKENS) -> str:
         """The model's free greedy answer, up to end-of-sequence or the end of a line."""
@@ -339,11 +348,3 @@ class Editor:
             raise InputError(f"{what}: {error}") from None
         self.bench.check_length(text, what)
         return text
-
-    def _apply(self, shifts: Shifts) -> None:
-        for name, shift in shifts.items():
-            if not shift.is_finite():
-                raise TurnRefusedError(f"the shift of {name} is not finite; the turn is refused")
-        self.bench.apply(shifts)
-        if not self.bench.is_finite():
-            raise TurnRefusedError("an edited weight would not be finite; the turn is refused")

@@ -127,7 +127,7 @@ class Turn:
         index: Number of the turn, from 0, over the editor's whole life.
         edits: The edits, in the order they were given.
         learned: Per edit, whether the edited model now gives every target token the
-            highest probability (teacher-forced).
+            highest probability (teacher-forced); empty where the editor was told not to check.
         passes: How often the method solved and applied a shift.
         seconds: Wall-clock seconds of the turn.
     """

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ultraedit.editor import Editor
 
 
+# Options that leave the edits themselves as they are.
+_OF_THE_PROCESS = ("journal", "history", "author", "check_learned")
+
+
 def settings(editor: Editor) -> dict[str, Any]:
     """Everything but tensors that an editor needs to go on as this one would."""
     encoder = editor.bench.encoder
@@ -142,7 +146,7 @@ def load(
     storage.settle_if_free(folder)
     digest, snapshot = _read(folder)
     settings = dict(snapshot.settings)
-    keeping = {k: v for k, v in options.items() if k in ("journal", "history", "author")}
+    keeping = {k: v for k, v in options.items() if k in _OF_THE_PROCESS}
     refuse_changes(settings, {k: v for k, v in options.items() if k not in keeping})
     batch_tokens = options.get("batch_tokens") or settings["batch_tokens"]
     torch.set_num_threads(settings["threads"])

@@ -15,23 +15,25 @@ def many(count=14, start=0):
 
 
 @pytest.mark.parametrize("save_every", [1, 2])
+@pytest.mark.parametrize("lookahead", [1, 3])
 @pytest.mark.parametrize("journal", [True, False])
 @pytest.mark.parametrize("lr", ["auto", 1e-3])
 def test_a_run_in_pieces_is_the_run_in_one(
-    checkpoint, tmp_path, state, same_state, save_every, journal, lr
+    checkpoint, tmp_path, state, same_state, save_every, journal, lr, lookahead
 ):
     edits = many()
+    begun = Progress("f", 3, 14, lookahead=lookahead)
     whole = Editor.from_pretrained(checkpoint, lr=lr, journal=journal)
-    write_all(whole, iter(edits), Progress("f", 3, 14), save=lambda: whole.save(tmp_path / "a"))
+    write_all(whole, iter(edits), begun, save=lambda: whole.save(tmp_path / "a"))
     out = tmp_path / "b"
     editor = Editor.from_pretrained(checkpoint, lr=lr, journal=journal)
     for stop_after in (1, 2, 1, 9):
         runs = runs_of(editor, out) if out.exists() else []
-        progress = resumed(runs, Progress("f", 3, 14), iter(edits))
+        progress = resumed(runs, Progress("f", 3, 14, lookahead=0), iter(edits)) if runs else begun
         turns = iter(range(stop_after))
         outcome = write_all(
             editor,
-            iter(edits[progress.records :]),
+            iter(edits[progress.window_start :]),
             progress,
             save=lambda editor=editor: editor.save(out),
             save_every=save_every,
@@ -42,7 +44,7 @@ def test_a_run_in_pieces_is_the_run_in_one(
     assert outcome.progress.is_complete
     same_state(state(editor), state(whole))
     assert editor.run["records"] == 14
-    again = resumed(runs_of(editor, out), Progress("f", 3, 14), iter(edits))
+    again = resumed(runs_of(editor, out), Progress("f", 3, 14, lookahead=0), iter(edits))
     assert again.is_complete
 
 
@@ -121,7 +123,7 @@ def test_turns_before_a_refused_one_are_saved_and_the_run_goes_on_after_it(
     again = Editor.load(out)
     progress = resumed(runs_of(again, out), Progress("f", 3, 14), iter(edits))
     assert progress.records == 6
-    write_all(again, iter(edits[6:]), progress, save=lambda: again.save(out))
+    write_all(again, iter(edits[progress.window_start :]), progress, save=lambda: again.save(out))
     same_state(state(again), state(whole))
 
 
@@ -134,3 +136,41 @@ def test_a_save_that_fails_ends_the_run(checkpoint):
     with pytest.raises(UltraEditError, match="disk full"):
         write_all(editor, iter(many()), Progress("f", 3, 14), save=full)
     assert editor.turns == 1
+
+
+def test_a_window_is_read_ahead_once_and_what_is_done_of_it_is_let_go(checkpoint, monkeypatch):
+    editor, edits = Editor.from_pretrained(checkpoint, lr=1e-3), many(14)
+    prefix = editor.bench.passes.prefix
+    read, held = [], []
+    run = prefix._run
+
+    def counted(batch):
+        read.append(sorted(batch.texts))
+        return run(batch)
+
+    monkeypatch.setattr(prefix, "_run", counted)
+    progress = Progress("f", 2, 14, lookahead=4).after(edits[:4])
+    assert (progress.window, progress.window_start) == (8, 0)
+    write_all(
+        editor, iter(edits), progress, save=None, on_turn=lambda turn: held.append(prefix.bytes)
+    )
+    assert editor.turns == 5
+    texts = [editor.bench.encoder.encode(e.prompt, e.target).ids[:-1] for e in edits]
+    windows = [sorted(set(texts[:8])), sorted(set(texts[8:]))]
+    # The first turn reads text of the model's own as well.
+    assert [batch for batch in read if set(batch) & set(texts) and len(batch) > 1] == windows
+    assert held[0] > held[1] == 0
+    assert held[-1] == 0
+
+
+def test_the_lookahead_is_that_of_the_run(checkpoint):
+    edits = many(10)
+    run = Progress("f", 3, 10, lookahead=2).after(edits[:6])
+    assert resumed([run], Progress("f", 3, 10, lookahead=0), iter(edits)).lookahead == 2
+    with pytest.raises(InputError, match="lookahead of 2 turns"):
+        resumed([run], Progress("f", 3, 10, lookahead=5), iter(edits))
+    assert resumed([], Progress("f", 100, 10, lookahead=0), iter(edits)).lookahead == 10
+    assert resumed([], Progress("f", 5000, 10, lookahead=0), iter(edits)).lookahead == 1
+    # Before there was one, every turn was read by itself.
+    old = {k: v for k, v in run.to_json().items() if k != "lookahead"}
+    assert Progress.of_json(old).lookahead == 1

@@ -60,6 +60,15 @@ def edit(
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Padded tokens of a batch; fewer need less memory.")
     ] = None,
+    lookahead: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Turns read through the frozen blocks at once; 0 for about 1,000 edits."
+        ),
+    ] = 0,
+    check_learned: Annotated[
+        bool, typer.Option(help="Ask every turn's edits again when it is written, or do not.")
+    ] = True,
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
@@ -109,7 +118,7 @@ def edit(
                     raise InputError(f"{out} keeps a journal and cannot go on without one")
         editor = Editor.from_pretrained(
             source, method=method, modules=modules, lr=step, append_eos=append_eos, chat=chat,
-            batch_tokens=batch_tokens,
+            batch_tokens=batch_tokens, check_learned=check_learned,
             dtype=dtype, device=device, device_map=device_map,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
@@ -122,10 +131,11 @@ def edit(
         count, contradictions = _check_all(editor, read_cases(file, limit=limit))
         if contradictions and not as_json:
             note(f"warning: {contradictions}; in one turn both are written, later turns win")
-        progress = Progress(file, turn_size, count)
+        progress = Progress(file, turn_size, count, lookahead=lookahead)
         if resume and out is not None and storage.is_edited_model(out):
             edits = (case.edit for case in read_cases(file, limit=limit))
             progress = resumed(runs_of(editor, out), progress, edits)
+        progress = progress.resolved()
         begun = progress.records
         summary: dict[str, Any] = {
             "model": model, "file": file,
@@ -136,7 +146,8 @@ def edit(
         }  # fmt: skip
         if dry_run:
             return show_plan(summary | {"dry_run": True}, editor, turn_size, as_json)
-        edits = (case.edit for case in islice(read_cases(file, limit=limit), begun, None))
+        cases = islice(read_cases(file, limit=limit), progress.window_start, None)
+        edits = (case.edit for case in cases)
         with (
             progress_bar("editing", count - begun, as_json) as advance,
             _interruptible() as interrupted,
@@ -165,7 +176,7 @@ def edit(
         summary |= {
             "edits": outcome.edits,
             "turns": outcome.turns,
-            "learned": outcome.edits - len(outcome.not_learned),
+            "learned": outcome.edits - len(outcome.not_learned) if check_learned else None,
             "not_learned": outcome.not_learned,
             "lr": getattr(editor.method, "lr", None),
             "seconds": round(outcome.seconds, 3),

@@ -32,9 +32,10 @@ def show_summary(summary: dict[str, Any], report: Any, total: int) -> None:
 
     lost = summary["not_learned"]
     step = "" if summary["lr"] is None else f", lr {summary['lr']:.3g}"
+    learned = "not asked" if summary["learned"] is None else summary["learned"]
     show(
         f"edits: {summary['edits']}, turns: {summary['turns']}, learned in their turn:"
-        f" {summary['learned']}, {summary['seconds']:.1f} s{step}"
+        f" {learned}, {summary['seconds']:.1f} s{step}"
     )
     if summary["resumed_at"]:
         show(f"resumed after {summary['resumed_at']} edits that were written before")

@@ -67,6 +67,7 @@ def log(
 
 def _row(entry: Entry, effect: InEffect, can_return: bool, with_edits: bool) -> dict[str, Any]:
     learned = [record.learned for record in entry.records]
+    asked = entry.kind == "turn" and any(one is not None for one in learned)
     listed = entry.records if with_edits or entry.kind == "undo-edit" else ()
     return {
         "turn": entry.number,
@@ -76,7 +77,7 @@ def _row(entry: Entry, effect: InEffect, can_return: bool, with_edits: bool) -> 
         "author": entry.author,
         "turns": entry.turns,
         "count": len(entry.records),
-        "learned": sum(map(bool, learned)) if entry.kind == "turn" else None,
+        "learned": sum(map(bool, learned)) if asked else None,
         "passes": entry.passes,
         "seconds": entry.seconds,
         "in_effect": entry.number == 0 or entry.number in effect.entries,
@@ -149,4 +150,5 @@ def _what(row: dict[str, Any]) -> str:
         return f"unrecorded, up to {row['turns']} turns"
     if kind == "start":
         return "unedited"
-    return f"{row['count']} edits, {row['learned']} learned"
+    learned = "" if row["learned"] is None else f", {row['learned']} learned"
+    return f"{row['count']} edits{learned}"

@@ -10,13 +10,16 @@ from torch import Tensor
 from ultraedit.core.shift import LowRank, Shift
 
 
-def shifted(master: Tensor, shift: Shift, transposed: bool) -> Tensor:
-    """`master` plus the shift, as a new tensor: the same operations wherever a shift is applied.
+def add_shift(master: Tensor, shift: Shift, transposed: bool) -> Tensor:
+    """Add the shift to `master` in place: the same operations wherever a shift is applied.
 
     Args:
         master: float32, (e, d) as `nn.Linear` holds it or (d, e) as `Conv1D` does.
         shift: Of a map from d to e.
         transposed: Whether `master` is (e, d).
+
+    Returns:
+        `master`.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -29,11 +32,15 @@ def shifted(master: Tensor, shift: Shift, transposed: bool) -> Tensor:
         # add up to the same bits.
         left = shift.left.to(master.device).contiguous()
         right = shift.right.to(master.device).contiguous()
-        if transposed:
-            return torch.addmm(master, right.T, left)
-        return torch.addmm(master, left.T, right)
+        # In place: at 7B shapes a new matrix costs as much in page faults as the product.
+        return master.addmm_(right.T, left) if transposed else master.addmm_(left.T, right)
     delta = shift.delta.to(master.device)
-    return master + (delta.T if transposed else delta)
+    return master.add_(delta.T if transposed else delta)
+
+
+def shifted(master: Tensor, shift: Shift, transposed: bool) -> Tensor:
+    """`add_shift` to a copy."""
+    return add_shift(master.clone(), shift, transposed)
 
 
 @dataclass
@@ -63,23 +70,30 @@ class MasterWeight:
 
     @torch.no_grad()
     def add(self, shift: Shift) -> None:
-        self.set(shifted(self.master, shift, self.transposed))
+        """Add to the master, and round it into the served weight."""
+        add_shift(self.master, shift, self.transposed)
+        self._serve_master()
 
     @torch.no_grad()
     def set(self, master: Tensor) -> None:
-        """Make `master` the float32 weight and its rounding the served one."""
-        if self.parameter.dtype == torch.float32:
-            self.parameter.copy_(master)
-            self.master = self.parameter.detach()
-        else:
-            self.master = master.to(self.parameter.device, torch.float32)
-            self.parameter.copy_(self.master)
+        """Make the values of `master` the float32 weight and their rounding the served one."""
+        self.master.copy_(master)
+        self._serve_master()
 
-    def copy(self) -> Tensor:
+    def copy(self, into: Tensor | None = None) -> Tensor:
         """The master's values now, safe from later edits."""
-        return self.master.clone()
+        return self.master.clone() if into is None else into.copy_(self.master)
+
+    def is_finite(self) -> bool:
+        """Whether the served weight is; a float16 weight overflows before its master."""
+        # Ten times faster than a mask of the weight's size; a nan is its own extreme.
+        return all(bool(torch.isfinite(e)) for e in torch.aminmax(self.parameter.detach()))
 
     @torch.no_grad()
     def serve(self, weight: Tensor) -> None:
         """Put other values into the served parameter; the master stays."""
         self.parameter.copy_(weight)
+
+    def _serve_master(self) -> None:
+        if self.parameter.dtype != torch.float32:
+            self.parameter.copy_(self.master)

@@ -36,11 +36,12 @@ class Moments:
         """
         if not len(rows):
             return self
-        rows = rows.double()
+        # In place on one copy: at 7B shapes every temporary is some 70 MB.
+        rows = rows.to(torch.float64, copy=True)
         total = self.count + len(rows)
         mean = rows.mean(0)
         delta = mean - self.mean
-        squares = (rows - mean).square().sum(0)
+        squares = rows.sub_(mean).square_().sum(0)
         return Moments(
             total,
             self.mean + delta * (len(rows) / total),
@@ -59,4 +60,5 @@ class Moments:
 
     def normalise(self, rows: Tensor) -> Tensor:
         """(rows - mean) / (std + eps), of the rows' shape and dtype."""
-        return ((rows.double() - self.mean) / (self.std() + EPSILON)).to(rows.dtype)
+        exact = rows.to(torch.float64, copy=True)
+        return exact.sub_(self.mean).div_(self.std() + EPSILON).to(rows.dtype)

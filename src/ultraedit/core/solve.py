@@ -49,5 +49,5 @@ def ridge_rows(keys: Tensor, targets: Tensor, ridge: float = 1.0) -> Tensor:
         return torch.full_like(targets, float("nan"))
     solution = torch.cholesky_solve(right, factor)
     if n > d:
-        solution = (v - h @ solution) / ridge
+        solution = torch.addmm(v, h, solution, alpha=-1).div_(ridge)
     return solution.to(targets.dtype)

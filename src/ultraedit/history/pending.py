@@ -111,7 +111,9 @@ class Pending:
             passes=turn.passes, seconds=round(turn.seconds, 3), device=device, run=run,
             records=tuple(
                 EditRecord(edit.id or "", edit.prompt, edit.target, edit.subject, learned)
-                for edit, learned in zip(turn.edits, turn.learned, strict=True)
+                for edit, learned in zip(
+                    turn.edits, turn.learned or [None] * len(turn.edits), strict=True
+                )
             ),
         )  # fmt: skip
         kept = self.keep != 0

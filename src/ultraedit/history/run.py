@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from ultraedit.editor import Editor
 
 
+# Enough to fill large batches and to read a streamed block seldom; hidden states of so many
+# edits fit the buffer at 7B's width.
+LOOKAHEAD_EDITS = 1024
+AUTO_LOOKAHEAD = 0
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a run has read its file.
@@ -29,6 +35,8 @@ class Progress:
         total: Records of the file when the run began.
         records: Records read so far.
         digest: Over the edits read so far: tells the file from another, and lets it grow.
+        lookahead: Turns whose edits are read through the frozen blocks at once. Windows are
+            counted from the file's beginning, so a resumed run rounds as a whole one does.
     """
 
     file: str
@@ -36,6 +44,23 @@ class Progress:
     total: int
     records: int = 0
     digest: str = ""
+    lookahead: int = 1
+
+    def resolved(self) -> Progress:
+        """With a lookahead of its own choice where it was left open."""
+        if self.lookahead != AUTO_LOOKAHEAD:
+            return self
+        return replace(self, lookahead=max(1, LOOKAHEAD_EDITS // self.turn_size))
+
+    @property
+    def window(self) -> int:
+        """Edits that are read at once."""
+        return self.turn_size * self.lookahead
+
+    @property
+    def window_start(self) -> int:
+        """Records before the window that the next turn is in."""
+        return self.records - self.records % self.window
 
     def after(self, edits: Iterable[Edit]) -> Progress:
         """The progress once these are read too."""
@@ -107,7 +132,12 @@ def resumed(runs: Sequence[Progress], begun: Progress, edits: Iterable[Edit]) ->
                 f"the run was begun with turns of {run.turn_size}, it cannot go on with"
                 f" {begun.turn_size}"
             )
-        return found
+        if begun.lookahead not in (AUTO_LOOKAHEAD, run.lookahead):
+            raise InputError(
+                f"the run was begun with a lookahead of {run.lookahead} turns, it cannot go on"
+                f" with {begun.lookahead}"
+            )
+        return replace(found, lookahead=run.lookahead)
     for run in runs:
         if run.file == begun.file:
             raise InputError(
@@ -119,7 +149,7 @@ def resumed(runs: Sequence[Progress], begun: Progress, edits: Iterable[Edit]) ->
         raise InputError(
             f"{begun.file} is not the file that the interrupted run was begun with, {runs[0].file}"
         )
-    return begun
+    return begun.resolved()
 
 
 @dataclass
@@ -156,7 +186,7 @@ def write_all(
 
     Args:
         editor: Whose model is edited.
-        edits: What is still to be written.
+        edits: The file from `progress.window_start` on.
         progress: How far their file was read before them.
         save: Saves the model; None saves nothing.
         save_every: Turns from one save to the next.
@@ -167,31 +197,58 @@ def write_all(
         UltraEditError: saving failed.
     """
     outcome = Outcome(progress)
-    unsaved = False
-    while not stop() and (batch := list(islice(edits, progress.turn_size))):
-        before, after = editor.run, outcome.progress.after(batch)
-        editor.run = after.to_json()
-        try:
-            turn = editor.edit(batch)
-        except BaseException as error:
-            editor.run = before
-            if not isinstance(error, UltraEditError):
-                raise
-            outcome.failure = error
-            break
-        outcome.progress = after
-        outcome.turns += 1
-        outcome.edits += len(batch)
-        outcome.seconds += turn.seconds
-        outcome.not_learned += [
-            edit.id or "" for edit, learned in zip(batch, turn.learned, strict=True) if not learned
-        ]
-        on_turn(turn)
-        unsaved = True
-        if save is not None and outcome.turns % save_every == 0:
-            save()
-            unsaved = False
+    unsaved, saving = 0, False
+    try:
+        for batch in _batches(editor, edits, progress, stop):
+            _turn(editor, batch, outcome, on_turn)
+            unsaved += 1
+            if save is not None and unsaved == save_every:
+                saving = True
+                save()
+                unsaved, saving = 0, False
+    except UltraEditError as error:
+        if saving:
+            raise
+        outcome.failure = error
+    finally:
+        editor.bench.forget()
     # What was written before a turn failed is good, and may have taken hours.
     if save is not None and unsaved:
         save()
     return outcome
+
+
+def _batches(
+    editor: Editor, edits: Iterator[Edit], progress: Progress, stop: Callable[[], bool]
+) -> Iterator[list[Edit]]:
+    """The edits turn by turn, every window of them read ahead."""
+    done = progress.records - progress.window_start
+    while window := list(islice(edits, progress.window)):
+        for start in range(done, len(window), progress.turn_size):
+            if stop():
+                return
+            if start == done and progress.lookahead > 1:
+                editor.look_ahead(window, done)
+            yield window[start : start + progress.turn_size]
+        done = 0
+
+
+def _turn(
+    editor: Editor, batch: Sequence[Edit], outcome: Outcome, on_turn: Callable[[Turn], None]
+) -> None:
+    before, after = editor.run, outcome.progress.after(batch)
+    editor.run = after.to_json()
+    try:
+        turn = editor.edit(batch)
+    except BaseException:
+        editor.run = before
+        raise
+    outcome.progress = after
+    outcome.turns += 1
+    outcome.edits += len(batch)
+    outcome.seconds += turn.seconds
+    # A turn that was not checked teaches nothing about its edits.
+    outcome.not_learned += [
+        edit.id or "" for edit, learned in zip(batch, turn.learned, strict=False) if not learned
+    ]
+    on_turn(turn)
