@@ -1,0 +1,186 @@
+"""A random model and every side's way of editing it, for speed.py."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from published import Published
+from shapes import (
+    FULL,
+    Shape,
+    random_edits,
+    random_model,
+    seconds,
+    used_bytes,
+    watched,
+    with_blocks,
+    word_tokenizer,
+)
+
+from ultraedit import Editor
+from ultraedit.core.capture import forward
+from ultraedit.encoding.tokenise import Encoded
+
+LR = 1e-6
+TURN = 100
+# Blocks put on top for the cost of one with its backward pass.
+MORE = 3
+Times = dict[str, list[float]]
+
+
+class Rig:
+    """One model, and every side's way of editing it."""
+
+    def __init__(
+        self, shape: Shape, blocks: int, dtype: torch.dtype, device: torch.device, folder: Path
+    ) -> None:
+        self.blocks, self.device = blocks, device
+        self.vocabulary = shape.options["vocab_size"]
+        self.model = random_model(shape, blocks, dtype, device)
+        modules = shape.modules(blocks)
+        tokenizer = word_tokenizer(self.vocabulary)
+        options = {"modules": modules, "lr": LR, "journal": False, "append_eos": False}
+        before = used_bytes(device)
+        self.editors = {"ours": Editor(self.model, tokenizer, **options)}
+        held = used_bytes(device)
+        self.standing = None if before is None or held is None else held - before
+        if "check_learned" in inspect.signature(Editor.__init__).parameters:
+            self.editors["unchecked"] = Editor(
+                self.model, tokenizer, check_learned=False, **options
+            )
+        self.bench = self.editors["ours"].bench
+        self.published = Published(self.model, tokenizer.pad_token_id, modules, LR, folder)
+        # What the full depth has more of: blocks below the first edited one, others, modules.
+        self.frozen = shape.first(FULL) - shape.first(blocks)
+        self.top = FULL - blocks - self.frozen
+        self.modules = len(modules)
+        self.more_modules = len(shape.modules(FULL)) - len(modules)
+        self.peaks: dict[int, dict[str, list[int | None]]] = {
+            count: defaultdict(list) for count in (TURN, 1)
+        }
+
+    def warm_up(self) -> None:
+        for count in (TURN, 1):
+            edits = random_edits(count, self.vocabulary, seed=-count)
+            for editor in self.editors.values():
+                editor.edit(edits)
+            texts = self.encoded(edits)
+            if self.device.type == "cuda":
+                self.published.edit(texts)
+            else:
+                # Its solve takes long, and has nothing to warm up here.
+                self.published_passes(texts[:10])
+        self.restore()
+
+    def encoded(self, edits: Sequence[Any]) -> list[Encoded]:
+        return [self.bench.encoder.encode(edit.prompt, edit.answers[0]) for edit in edits]
+
+    def restore(self) -> None:
+        """The weights as they were made, for every side."""
+        for editor in self.editors.values():
+            for master in editor.bench.masters.values():
+                master.set(master.original.float())
+
+    def published_passes(self, texts: Sequence[Encoded], gradients: bool = True) -> None:
+        for batch in self.published.batches(texts):
+            if gradients:
+                self.published.rows(batch)
+            else:
+                with torch.no_grad():
+                    self.published.logits(batch)
+
+    def round(self, count: int, seed: int, times: Times, with_published: bool) -> None:
+        """One measurement of everything over fresh texts."""
+        edits = random_edits(count, self.vocabulary, seed)
+        texts = self.encoded(edits)
+        sides = [*self.editors, *(["published"] if with_published else [])]
+        for side in sides if seed % 2 else reversed(sides):
+            if side == "published":
+                taken, peak, parts = watched(self.device, lambda: self.published.edit(texts))
+                for part, value in parts.items():
+                    times[part].append(value)
+            else:
+                editor = self.editors[side]
+                taken, peak, _ = watched(self.device, lambda e=editor: e.edit(edits))
+            times[side].append(taken)
+            self.peaks[count][side].append(peak)
+            self.restore()
+        self._passes(texts, times)
+        if self.blocks < FULL:
+            self._depths(texts, times, with_published)
+
+    def _passes(self, texts: Sequence[Encoded], times: Times) -> None:
+        """The floor, and our passes with an empty buffer and with a full one."""
+        bench = self.bench
+
+        def further() -> None:
+            bench.capture(texts)
+            bench.score(texts)
+
+        @torch.no_grad()
+        def everywhere() -> None:
+            for batch in bench.batches(texts):
+                forward(self.model, batch)
+
+        with self._whole():
+            times["floor"].append(seconds(self.device, lambda: bench.score(texts)))
+            times["everywhere"].append(seconds(self.device, everywhere))
+        bench.forget()
+        times["capture"].append(seconds(self.device, lambda: bench.capture(texts)))
+        times["score"].append(seconds(self.device, lambda: bench.score(texts)))
+        times["further"].append(seconds(self.device, further))
+        bench.forget()
+
+    def _depths(self, texts: Sequence[Encoded], times: Times, with_published: bool) -> None:
+        """Passes at other depths, for what one block costs."""
+
+        def passes(depth: str, gradients: bool) -> None:
+            ours = self.bench.capture if gradients else self.bench.score
+            name = "capture" if gradients else "floor"
+            if gradients or depth != "here":
+                times[f"{name} {depth}"].append(seconds(self.device, lambda: ours(texts)))
+            if with_published:
+                taken = seconds(self.device, lambda: self.published_passes(texts, gradients))
+                times[f"published {name} {depth}"].append(taken)
+
+        layers = list(self.model.model.layers)
+        with self._whole():
+            passes("here", gradients=False)
+            with with_blocks(self.model, layers[: self.shallow]):
+                passes("shallow", gradients=False)
+            if self.top:
+                passes("here", gradients=True)
+                with with_blocks(self.model, layers + layers[-1:] * MORE):
+                    passes("deep", gradients=True)
+        if with_published and self.more_modules:
+            times["gradient"].append(self._gradient(texts))
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Our passes go through every block inside."""
+        prefix, self.bench.prefix = self.bench.prefix, None
+        try:
+            yield
+        finally:
+            self.bench.prefix = prefix
+
+    @property
+    def shallow(self) -> int:
+        return max(1, self.blocks // 3)
+
+    def _gradient(self, texts: Sequence[Encoded]) -> float:
+        """Seconds of one module's weight gradients, over the published micro-batches."""
+        weight = next(iter(self.published.modules.values())).weight.detach()
+        taken = 0.0
+        for batch in self.published.batches(texts):
+            tokens = batch["input_ids"].numel()
+            gradients = weight.new_ones(tokens, weight.shape[0])
+            inputs = weight.new_ones(tokens, weight.shape[1])
+            taken += seconds(self.device, lambda g=gradients, h=inputs: g.T @ h)
+        return taken
