@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import platform
@@ -158,6 +159,18 @@ def random_edits(count: int, size: int, seed: int) -> list[Edit]:
         return " ".join(f"w{chance.randrange(len(SPECIAL), size)}" for _ in range(length))
 
     return [Edit(words(*PROMPT_WORDS), words(*TARGET_WORDS)) for _ in range(count)]
+
+
+def more_of(block: nn.Module, number: int, count: int) -> list[nn.Module]:
+    """The block several times over, sharing its weights, as the blocks from `number` on."""
+    copies = []
+    for place in range(number, number + count):
+        one, attention = copy.copy(block), copy.copy(block.self_attn)
+        # Keys are kept by the number that attention has.
+        attention.layer_idx = place
+        one._modules = {**block._modules, "self_attn": attention}
+        copies.append(one)
+    return copies
 
 
 @contextmanager

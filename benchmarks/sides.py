@@ -14,6 +14,7 @@ from published import Published
 from shapes import (
     FULL,
     Shape,
+    more_of,
     random_edits,
     random_model,
     seconds,
@@ -24,7 +25,8 @@ from shapes import (
 )
 
 from ultraedit import Editor
-from ultraedit.core.capture import forward
+from ultraedit.core.forward import forward
+from ultraedit.core.passes import Passes
 from ultraedit.encoding.tokenise import Encoded
 
 LR = 1e-6
@@ -154,21 +156,23 @@ class Rig:
             passes("here", gradients=False)
             with with_blocks(self.model, layers[: self.shallow]):
                 passes("shallow", gradients=False)
-            if self.top:
+        if self.top:
+            with self._whole(split=True):
                 passes("here", gradients=True)
-                with with_blocks(self.model, layers + layers[-1:] * MORE):
+                with with_blocks(self.model, layers + more_of(layers[-1], len(layers), MORE)):
                     passes("deep", gradients=True)
         if with_published and self.more_modules:
             times["gradient"].append(self._gradient(texts))
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Our passes go through every block inside."""
-        prefix, self.bench.prefix = self.bench.prefix, None
+    def _whole(self, split: bool = False) -> Iterator[None]:
+        """Our passes go through every block inside; in one plain pass, or prompts apart."""
+        passes, self.bench.passes = self.bench.passes, Passes(self.model, split=split)
+        self.bench.passes.checked = True
         try:
             yield
         finally:
-            self.bench.prefix = prefix
+            self.bench.passes = passes
 
     @property
     def shallow(self) -> int:
