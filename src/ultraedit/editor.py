@@ -96,6 +96,7 @@ class Editor:
             author, storage.parse_history(history), initial=method.state_dict(), active=journal
         )
         self.check_learned = check_learned
+        self._encoded: dict[Edit, Encoded] = {}  # what was looked ahead to
         self.turns = 0
         self.edits = 0
         self.run: dict[str, Any] | None = None
@@ -207,8 +208,7 @@ class Editor:
 
         Args:
             edits: Of all these turns.
-            done: How many of the first have had their turn; the batches, and so the bits,
-                are then those of a run that was not interrupted.
+            done: How many of the first have had their turn: for the bits of a whole run.
 
         Raises:
             InputError: one of them cannot be encoded.
@@ -218,6 +218,7 @@ class Editor:
         with refusing_full_memory(self.bench):
             self.bench.look_ahead(texts)
         self.bench.drop(texts[:done])
+        self._encoded = dict(zip(edits[done:], texts[done:], strict=True))
 
     def ask(self, prompt: str, max_new_tokens: int = ANSWER_TOKENS) -> str:
         """The model's free greedy answer, up to end-of-sequence or the end of a line."""
@@ -339,6 +340,8 @@ class Editor:
             raise InputError(f"edit {place} is a {type(edit).__name__}, not an Edit")
         if self.read_only:
             raise InputError(self.read_only)
+        if edit in self._encoded:
+            return self._encoded[edit]
         what = f"edit {edit.id or place}"
         if self.method.info.needs_subject and not edit.subject:
             raise InputError(f"{what} has no subject; method {self.method.info.name} needs one")
