@@ -23,6 +23,7 @@ from ultraedit.history.pending import Pending
 from ultraedit.history.undo import Undone
 from ultraedit.methods.base import Method
 from ultraedit.methods.registry import build
+from ultraedit.models.frozen import FrozenPlace, parse_place
 from ultraedit.models.load import load, local_folder, resolve
 from ultraedit.models.presets import choose_modules
 from ultraedit.records import Case, Edit, Turn
@@ -104,6 +105,7 @@ class Editor:
         self.source: Path | None = None
         self.read_only: str | None = None
         self.saved_to: set[Path] = set()
+        self.frozen: FrozenPlace = "resident"
         self._is_unedited = False
 
     @classmethod
@@ -114,6 +116,7 @@ class Editor:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         device_map: str | dict[str, Any] | None = None,
+        frozen: str | None = None,
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Editor:
@@ -125,29 +128,23 @@ class Editor:
             dtype: `auto` for the checkpoint's own, or float32, bfloat16, float16.
             device: `auto`, or a torch device.
             device_map: Handed to transformers, in place of `device`; needs accelerate.
+            frozen: How the blocks below the first edited one are held: `resident`, `int8`,
+                `int4`, `cpu` or `disk`. None is `resident`, or as `save` recorded.
             options: As in `Editor(...)`.
 
         Raises:
-            InputError: it could not be loaded.
+            InputError: it could not be loaded, or its blocks cannot be held like that.
         """
         source = resolve(model)
+        place: dict[str, Any] = {
+            "dtype": dtype, "device": device, "device_map": device_map, "frozen": frozen,
+            "trust_remote_code": trust_remote_code,
+        }  # fmt: skip
         if storage.is_edited_model(source):
-            return cls.load(
-                source,
-                dtype=dtype,
-                device=device,
-                device_map=device_map,
-                trust_remote_code=trust_remote_code,
-                options=options,
-            )
-        loaded, tokenizer = load(
-            model,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-        )
+            return cls.load(source, options=options, **place)
+        loaded, tokenizer = load(model, modules=options.get("modules", "auto"), **place)
         editor = cls(loaded, tokenizer, **options)
+        editor.frozen = parse_place(frozen)
         folder = local_folder(model)
         editor.source = None if folder is None else folder.resolve()
         is_path = Path(model).is_dir() and str(model) != "demo"
@@ -327,7 +324,8 @@ class Editor:
             folder: What `save` wrote.
             options: As in `Editor(...)`; those that would change the edits must be as
                 recorded.
-            place: dtype, device and so on, as in `from_pretrained`.
+            place: dtype, device and so on, as in `from_pretrained`. Quantised blocks must be
+                as recorded; where they are kept may change.
 
         Raises:
             InputError: the folder is no edited model, is damaged, or an option differs

@@ -16,6 +16,7 @@ from ultraedit.history.answers import answers
 from ultraedit.history.neighbours import Neighbour, neighbours
 from ultraedit.history.undo import Undone, undo_edit, undo_to
 from ultraedit.methods.registry import method_class
+from ultraedit.models.frozen import QUANTISED, going_on, quantised_by
 from ultraedit.models.load import load as load_model
 from ultraedit.models.load import local_folder
 from ultraedit.storage import Snapshot
@@ -42,6 +43,8 @@ def settings(editor: Editor) -> dict[str, Any]:
         "chat": encoder.chat,
         "batch_tokens": editor.bench.batch_tokens,
         "threads": torch.get_num_threads(),
+        "frozen": editor.frozen,
+        "quantised_by": quantised_by(editor.model) if editor.frozen in QUANTISED else None,
         "turns": editor.turns,
         "edits": editor.edits,
         "run": editor.run,
@@ -150,7 +153,12 @@ def load(
     refuse_changes(settings, {k: v for k, v in options.items() if k not in keeping})
     batch_tokens = options.get("batch_tokens") or settings["batch_tokens"]
     torch.set_num_threads(settings["threads"])
-    model, tokenizer = load_model(folder, **place)
+    # Editors that wrote no such setting held everything on the device.
+    recorded = settings.get("frozen", "resident")
+    frozen = going_on(recorded, place.get("frozen"), place.get("device_map"))
+    model, tokenizer = load_model(
+        folder, **{**place, "frozen": frozen, "modules": settings["modules"]}
+    )
     editor = cls(
         model,
         tokenizer,
@@ -169,8 +177,14 @@ def load(
                 f"{folder} was edited in {_plain(original.dtype)}; it cannot go on in"
                 f" {_plain(served)}"
             )
+    library = settings.get("quantised_by")
+    if frozen in QUANTISED and quantised_by(model) != library:
+        editor.read_only = (
+            f"{folder} was edited over blocks quantised by {library}; it cannot go on over"
+            f" {quantised_by(model)}'s"
+        )
     restore(editor, snapshot)
-    editor.source = folder
+    editor.source, editor.frozen = folder, frozen
     if digest is not None:
         with storage.open_journal(folder) as journal:
             journal.verify()

@@ -99,8 +99,10 @@ def test_the_same_batch_resumed_is_the_whole_pass_bit_for_bit(build, architectur
         assert same_scores(scores(model, batches, prefix), scores(model, batches))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("lr", ["auto", 1e-3])
+# The search for a step tells steps apart by less than half precision resolves.
+@pytest.mark.parametrize(
+    ("dtype", "lr"), [("float32", "auto"), ("float32", 1e-3), ("bfloat16", 1e-3), ("float16", 1e-3)]
+)
 def test_turns_are_those_of_plain_passes(build, tokenizer, dtype, lr):
     edits = [Edit("the capital of france is", "jazz"), Edit("who plays guitar in", "the city")]
     found = []
@@ -171,7 +173,7 @@ def test_the_buffer_is_bounded_and_the_oldest_go_first(build, generator):
         assert prefix.admit([text.ids[:-1]]) == [text.ids[:-1]]
         prefix.hold([alone(text)], ahead=False)
         assert prefix.bytes <= prefix.most_bytes
-    assert [prefix.holds(i) for i in ids] == [False, False, True, True]
+    assert [i in prefix for i in ids] == [False, False, True, True]
     assert prefix.admit(ids[3:]) == []
     # Of more than there is room for the first are held: the last would push them out in turn.
     prefix.forget()
@@ -195,9 +197,9 @@ def test_what_was_read_ahead_stays_until_its_turn(build, generator):
     for text in texts[3:]:
         for _ in prefix.admit([text.ids[:-1]]):
             prefix.hold([alone(text)], ahead=False)
-        assert all(map(prefix.holds, ids[:3]))
+        assert all(text in prefix for text in ids[:3])
     prefix.drop(ids[:1])
-    assert [prefix.holds(i) for i in ids] == [False, True, True, False, False, False]
+    assert [i in prefix for i in ids] == [False, True, True, False, False, False]
     prefix.drop(ids[1:3])
     assert prefix.bytes == 0
 

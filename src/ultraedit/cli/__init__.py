@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+
+# transformers imports some of these wherever they are installed, and they remark on the
+# processor, on each other and, at every pass, on themselves.
+TALKATIVE = ("accelerate", "bitsandbytes", "torch.utils._pytree", "torchao")
 
 
 def main() -> None:
@@ -10,6 +15,8 @@ def main() -> None:
     from ultraedit.cli.app import build_app
     from ultraedit.errors import UltraEditError
 
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         build_app()()
     except UltraEditError as error:

@@ -18,6 +18,7 @@ from ultraedit.cli.options import (
     Device,
     DeviceMap,
     Dtype,
+    Frozen,
     Json,
     Limit,
     MethodName,
@@ -72,6 +73,7 @@ def edit(
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
+    frozen: Frozen = None,
     limit: Limit = None,
     evaluate: Annotated[
         bool | None,
@@ -119,7 +121,7 @@ def edit(
         editor = Editor.from_pretrained(
             source, method=method, modules=modules, lr=step, append_eos=append_eos, chat=chat,
             batch_tokens=batch_tokens, check_learned=check_learned,
-            dtype=dtype, device=device, device_map=device_map,
+            dtype=dtype, device=device, device_map=device_map, frozen=frozen,
             **{name: value for name, value in given.items() if value is not None},
         )  # fmt: skip
         if batch_tokens and resume and not as_json:

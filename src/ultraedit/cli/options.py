@@ -26,6 +26,13 @@ DeviceMap = Annotated[
     str | None,
     typer.Option(help="Spread the model with accelerate, e.g. `auto`; in place of --device."),
 ]
+Frozen = Annotated[
+    str | None,
+    typer.Option(
+        help="How blocks below the first edited one are held: resident, int8 or int4 (quantised"
+        " in memory), cpu or disk (off the device).  [default: resident, or as in --out]"
+    ),
+]
 MethodName = Annotated[str, typer.Option(help="`auto`, or a name that `ultraedit methods` lists.")]
 Modules = Annotated[
     str, typer.Option(help="`auto`, or module names separated by commas; see `ultraedit inspect`.")

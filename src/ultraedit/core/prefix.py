@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ultraedit.core.forward import forward
+from ultraedit.core.streaming import is_streamed, resident
 from ultraedit.encoding.batching import Batch
 
 Text = tuple[int, ...]
@@ -48,6 +50,9 @@ class Prefix:
         """What is held now."""
         return self._bytes
 
+    def __contains__(self, text: Text) -> bool:
+        return text in self._held
+
     def admit(self, texts: Iterable[Text]) -> list[Text]:
         """Which of these are to be computed: those not held, as many of the first as fit.
 
@@ -83,8 +88,10 @@ class Prefix:
             batches: Texts that were admitted.
             ahead: Whether to hold them until `drop` names them.
         """
-        for batch in batches:
-            for text, hidden in self._run(batch).items():
+        batches = list(batches)
+        streamed = any(is_streamed(block) for block in self.blocks[: self.frozen])
+        for found in self._stream(batches) if streamed and batches else map(self._run, batches):
+            for text, hidden in found.items():
                 self._keep(text, hidden)
                 if ahead:
                     self._ahead.add(text)
@@ -147,11 +154,48 @@ class Prefix:
                 forward(self.model, batch)
         if not reached:
             raise LookupError("the first edited block is not reached as a block after others")
-        self._token = reached[0].shape[-1] * reached[0].element_size()
-        mask = batch.attention_mask.bool().to(reached[0].device)
-        rows = torch.split(reached[0][mask], [len(text) for text in batch.texts])
+        return self._rows(batch, reached[0])
+
+    def _rows(self, batch: Batch, hidden: Tensor) -> dict[Text, Tensor]:
+        self._token = hidden.shape[-1] * hidden.element_size()
+        rows = torch.split(
+            hidden[batch.attention_mask.bool().to(hidden.device)],
+            [len(text) for text in batch.texts],
+        )
         # Copies: one text that stays would keep the whole batch.
         return {t: row.clone() for t, row in zip(batch.texts, rows, strict=True)}
+
+    @torch.no_grad()
+    def _stream(self, batches: Sequence[Batch]) -> Iterator[dict[Text, Tensor]]:
+        """The same for many batches, block by block, so that each block is fetched once."""
+        calls = [self._calls(batch) for batch in batches]
+        for number, block in enumerate(self.blocks[: self.frozen]):
+            with resident(block):
+                for call in calls:
+                    args, kwargs = call.rest[number]
+                    output = block(call.hidden, *args, **kwargs)
+                    call.hidden = output[0] if isinstance(output, tuple) else output
+                    self._outputs = len(output) if isinstance(output, tuple) else 0
+        for batch, call in zip(batches, calls, strict=True):
+            yield self._rows(batch, call.hidden)
+
+    def _calls(self, batch: Batch) -> _Calls:
+        """What the model gives its frozen blocks, which depends on the batch's shape alone."""
+        calls = _Calls()
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            hidden = _hidden(args, kwargs)
+            if calls.hidden is None:
+                calls.hidden = hidden
+            kwargs.pop("hidden_states", None)
+            calls.rest.append((args[1:], kwargs))
+            if len(calls.rest) == self.frozen:
+                raise _Reached
+            return (hidden,) if self._outputs else hidden
+
+        with self._replaced([recorded] * self.frozen), suppress(_Reached):
+            forward(self.model, batch)
+        return calls
 
     @contextmanager
     def _passed_through(self, hidden: Tensor) -> Iterator[None]:
@@ -165,17 +209,31 @@ class Prefix:
         def later(*args: Any, **kwargs: Any) -> Any:
             return shaped(_hidden(args, kwargs))
 
+        with self._replaced([first, *[later] * (self.frozen - 1)]):
+            yield
+
+    @contextmanager
+    def _replaced(self, forwards: Sequence[Forward]) -> Iterator[None]:
+        """Inside, the frozen blocks do this instead."""
         own = [block.__dict__.get("forward") for block in self.blocks[: self.frozen]]
         try:
-            for number in range(self.frozen):
-                self.blocks[number].forward = later if number else first
+            for block, other in zip(self.blocks, forwards, strict=False):
+                block.forward = other
             yield
         finally:
-            for block, forward in zip(self.blocks, own, strict=False):
-                if forward is None:
+            for block, before in zip(self.blocks, own, strict=False):
+                if before is None:
                     block.__dict__.pop("forward", None)
                 else:
-                    block.forward = forward
+                    block.forward = before
+
+
+@dataclass
+class _Calls:
+    """Arguments of the frozen blocks in one pass, the hidden state apart."""
+
+    hidden: Any = None
+    rest: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
 
 class _Reached(Exception):  # noqa: N818 - it ends a pass, nothing is wrong

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from transformers import (
 
 from ultraedit.demo import MODEL_FOLDER
 from ultraedit.errors import InputError
+from ultraedit.models.frozen import loading_options, on_any_processor, parse_place
+from ultraedit.models.presets import choose_modules
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -88,25 +93,45 @@ def load(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     device_map: str | dict[str, Any] | None = None,
+    frozen: str | None = None,
+    modules: str | Sequence[str] = "auto",
     **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load with transformers; `device_map` needs accelerate and takes the place of `device`.
+    """Load with transformers.
+
+    Args:
+        name: Hub id, folder, or `demo`.
+        dtype: `auto` for the checkpoint's own, or a dtype.
+        device: `auto`, or a torch device.
+        device_map: Takes the place of `device`; needs accelerate.
+        frozen: How to hold the blocks below the first edited one, see `models.frozen`; None
+            is `resident`.
+        modules: What is to be edited, which says which blocks those are.
+        options: Handed to transformers.
 
     Raises:
-        InputError: whatever kept transformers from loading it, in one line.
+        InputError: whatever kept transformers from loading it, in one line; the blocks cannot
+            be held in that way.
     """
     source = resolve(name)
     torch_dtype = resolve_dtype(dtype)
     place = None if device_map is not None else resolve_device(device)
+    held = parse_place(frozen)
+    if held != "resident" and place is None:
+        raise InputError(f"device_map and frozen={held!r} exclude each other")
+    remote = options.get("trust_remote_code")
     try:
-        AutoConfig.from_pretrained(source, trust_remote_code=options.get("trust_remote_code"))
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=options.get("trust_remote_code")
-        )
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch_dtype, device_map=device_map, **options
-        )
-        if place is not None:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=remote)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote)
+        if held != "resident" and place is not None:
+            skeleton = load_skeleton(name, trust_remote_code=remote)
+            edited = choose_modules(skeleton, modules)
+            own = torch_dtype if isinstance(torch_dtype, torch.dtype) else config.dtype
+            options |= loading_options(skeleton, edited, held, place, own)
+        elif device_map is not None:
+            options["device_map"] = device_map
+        model = _read(source, dtype=torch_dtype, **options)
+        if "device_map" not in options:
             model.to(place)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise InputError(f"{name} could not be loaded: {_line(error)}") from error
@@ -115,20 +140,58 @@ def load(
         if type(error).__name__ != "SafetensorError":
             raise
         raise InputError(f"{name} could not be loaded: {_line(error)}") from error
+    if "quantization_config" in options:
+        if not _has_safetensors(name):
+            raise InputError(
+                f"{name} has no safetensors files, and its quantised blocks could not be saved"
+                f" from any other; convert it, or leave out frozen={held!r}"
+            )
+        on_any_processor(model)
     return model.eval(), tokenizer
 
 
-def load_skeleton(name: str | os.PathLike[str]) -> PreTrainedModel:
+def _read(source: str, **options: Any) -> PreTrainedModel:
+    """`from_pretrained`, with a temporary folder for weights that are offloaded to the disk.
+
+    It takes those that do not lie in the model's own safetensors files as they are used, and
+    it goes when the model does.
+    """
+    device_map = options.get("device_map")
+    if not isinstance(device_map, dict) or "disk" not in device_map.values():
+        return AutoModelForCausalLM.from_pretrained(source, **options)
+    folder = tempfile.TemporaryDirectory(prefix="ultraedit-")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, offload_folder=folder.name, **options)
+    except BaseException:
+        folder.cleanup()
+        raise
+    if any(Path(folder.name).iterdir()):
+        weakref.finalize(model, folder.cleanup)
+    else:
+        folder.cleanup()
+    return model
+
+
+def _has_safetensors(name: str | os.PathLike[str]) -> bool:
+    folder = local_folder(name)
+    return folder is not None and any(folder.glob("*.safetensors"))
+
+
+def load_skeleton(
+    name: str | os.PathLike[str], *, trust_remote_code: bool | None = None
+) -> PreTrainedModel:
     """The model without its weights, on the meta device, in the checkpoint's dtype.
 
     Raises:
         InputError: no configuration of a causal language model there.
     """
     try:
-        config = AutoConfig.from_pretrained(resolve(name))
+        config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
         dtype = getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+            return AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise InputError(f"{name} could not be read: {_line(error)}") from error
 

@@ -57,6 +57,11 @@ def build_base(
     if checkpoint is not None and keys is not None:
         files = lay_shards(layout, checkpoint, set(keys.values()))
         return Base(files, keys, str(source), checkpoint.quantization)
+    if snapshot.settings.get("quantised_by"):
+        raise UltraEditError(
+            f"the weights that the model was loaded from are not in {source} any more, and those"
+            " in memory are quantised"
+        )
     # The published tensor names serve every loader. Where an edited weight has no tensor
     # of its own under them (fused experts, say), transformers reads the model's names too.
     saved = {name: model.get_parameter(name) for name in snapshot.served}
