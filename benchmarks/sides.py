@@ -27,7 +27,9 @@ from shapes import (
 from ultraedit import Editor
 from ultraedit.core.forward import forward
 from ultraedit.core.passes import Passes
+from ultraedit.encoding.batching import Batch, batches_of
 from ultraedit.encoding.tokenise import Encoded
+from ultraedit.evaluation.teacher_forced import score
 
 LR = 1e-6
 TURN = 100
@@ -117,6 +119,14 @@ class Rig:
         if self.blocks < FULL:
             self._depths(texts, times, with_published)
 
+    def _padded(self, texts: Sequence[Encoded]) -> Iterator[Batch]:
+        pad = self.published.pad_id
+        return batches_of(texts, self.bench.batch_tokens, self.device, pad, "right")
+
+    def plain(self, texts: Sequence[Encoded]) -> None:
+        """One pass of the whole model over the texts, padded on one side as little as ours."""
+        score(self.model, self._padded(texts))
+
     def _passes(self, texts: Sequence[Encoded], times: Times) -> None:
         """The floor, and our passes with an empty buffer and with a full one."""
         bench = self.bench
@@ -127,12 +137,11 @@ class Rig:
 
         @torch.no_grad()
         def everywhere() -> None:
-            for batch in bench.batches(texts):
+            for batch in self._padded(texts):
                 forward(self.model, batch)
 
-        with self._whole():
-            times["floor"].append(seconds(self.device, lambda: bench.score(texts)))
-            times["everywhere"].append(seconds(self.device, everywhere))
+        times["floor"].append(seconds(self.device, lambda: self.plain(texts)))
+        times["everywhere"].append(seconds(self.device, everywhere))
         bench.forget()
         times["capture"].append(seconds(self.device, lambda: bench.capture(texts)))
         times["score"].append(seconds(self.device, lambda: bench.score(texts)))
@@ -143,7 +152,7 @@ class Rig:
         """Passes at other depths, for what one block costs."""
 
         def passes(depth: str, gradients: bool) -> None:
-            ours = self.bench.capture if gradients else self.bench.score
+            ours = self.bench.capture if gradients else self.plain
             name = "capture" if gradients else "floor"
             if gradients or depth != "here":
                 times[f"{name} {depth}"].append(seconds(self.device, lambda: ours(texts)))
@@ -152,12 +161,11 @@ class Rig:
                 times[f"published {name} {depth}"].append(taken)
 
         layers = list(self.model.model.layers)
-        with self._whole():
-            passes("here", gradients=False)
-            with with_blocks(self.model, layers[: self.shallow]):
-                passes("shallow", gradients=False)
+        passes("here", gradients=False)
+        with with_blocks(self.model, layers[: self.shallow]):
+            passes("shallow", gradients=False)
         if self.top:
-            with self._whole(split=True):
+            with self._whole():
                 passes("here", gradients=True)
                 with with_blocks(self.model, layers + more_of(layers[-1], len(layers), MORE)):
                     passes("deep", gradients=True)
@@ -165,9 +173,9 @@ class Rig:
             times["gradient"].append(self._gradient(texts))
 
     @contextmanager
-    def _whole(self, split: bool = False) -> Iterator[None]:
-        """Our passes go through every block inside; in one plain pass, or prompts apart."""
-        passes, self.bench.passes = self.bench.passes, Passes(self.model, split=split)
+    def _whole(self) -> Iterator[None]:
+        """Our passes go through every block inside."""
+        passes, self.bench.passes = self.bench.passes, Passes(self.model)
         self.bench.passes.checked = True
         try:
             yield

@@ -21,14 +21,6 @@ from ultraedit.methods.base import Shifts
 from ultraedit.models.discover import prefix_below
 from ultraedit.models.target import Target, targets
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 4096}
-
-
-def default_batch_tokens(model: PreTrainedModel) -> int:
-    """Padded tokens of a batch where nobody said how many, by the model's device."""
-    device = model.get_input_embeddings().weight.device.type
-    return BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"])
-
 
 class Bench:
     """Implements `methods.base.Workbench` over a transformers model.
@@ -183,6 +175,16 @@ class Bench:
     def is_finite(self) -> bool:
         """Whether every served weight is."""
         return all(master.is_finite() for master in self.masters.values())
+
+    @contextmanager
+    def standing_in(self, other: PreTrainedModel) -> Iterator[None]:
+        """Inside, another model of the same tokenizer answers."""
+        own = self.model, self.passes
+        self.model, self.passes = other, Passes(other, split=self.passes.split)
+        try:
+            yield
+        finally:
+            self.model, self.passes = own
 
     @contextmanager
     def unedited(self) -> Iterator[None]:

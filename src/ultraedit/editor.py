@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import saved, storage
-from ultraedit.bench import Bench, default_batch_tokens
+from ultraedit.bench import Bench
 from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
@@ -23,6 +23,7 @@ from ultraedit.history.pending import Pending
 from ultraedit.history.undo import Undone
 from ultraedit.methods.base import Method
 from ultraedit.methods.registry import build
+from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace, parse_place
 from ultraedit.models.load import load, local_folder, resolve
 from ultraedit.models.presets import choose_modules
@@ -46,7 +47,7 @@ class Editor:
         append_eos: Write end-of-sequence as one more target token; None for the default.
         tokenization: `joint` or `published`; see `Encoder`.
         chat: Wrap prompts in the tokenizer's chat template.
-        batch_tokens: Padded tokens of a batch; by default from the device.
+        batch_tokens: Padded tokens of a batch; by default from the free memory.
         check_learned: Whether a turn ends by asking its edits again; a further pass through
             the edited blocks, without which `Turn.learned` is empty.
         journal: Whether `save` keeps a journal, for which turns are remembered until then.
@@ -87,7 +88,7 @@ class Editor:
         elif settings or lr != "auto":
             raise InputError("settings of a method that is already made cannot be given")
         model.eval()
-        self.bench = Bench(model, encoder, names, batch_tokens or default_batch_tokens(model))
+        self.bench = Bench(model, encoder, names, batch_tokens or plan_batch_tokens(model, names))
         self.method = method
         self.bench.query = method.query
         if not method.info.changes_weights:

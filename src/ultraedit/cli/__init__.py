@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 # transformers imports some of these wherever they are installed, and they remark on the
@@ -15,6 +16,9 @@ def main() -> None:
     from ultraedit.cli.app import build_app
     from ultraedit.errors import UltraEditError
 
+    # Products in half precision keep code for every size of batch, up to 1,024 sizes and some
+    # gigabytes; read when the first of them is made.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

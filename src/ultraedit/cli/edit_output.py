@@ -12,7 +12,10 @@ def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: 
     from ultraedit.cli.console import print_json, show
     from ultraedit.models.memory import disk_cost, edit_memory, readable
 
-    memory = edit_memory(editor.model, editor.modules, turn_size)
+    bench = editor.bench
+    memory = edit_memory(
+        editor.model, editor.modules, turn_size, bench.device.type, bench.batch_tokens
+    )
     disk = disk_cost(editor.model, editor.modules, turn_size)
     if as_json:
         return print_json(summary | {"memory": memory, "disk": disk})

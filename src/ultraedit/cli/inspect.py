@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ultraedit.cli.options import Json, Model, Modules, TurnSize
+from ultraedit.cli.options import Device, Json, Model, Modules, TurnSize
 
 
 def inspect(
     model: Model,
     modules: Modules = "auto",
     turn_size: TurnSize = 100,
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Show which modules would be edited, their shapes, and the memory and disk it will need.
@@ -20,8 +21,14 @@ def inspect(
     """
     from ultraedit import storage
     from ultraedit.cli.console import print_json, quiet_libraries, show
-    from ultraedit.models.load import load_skeleton, resolve
-    from ultraedit.models.memory import disk_cost, edit_memory, readable, shape_of
+    from ultraedit.models.load import load_skeleton, resolve, resolve_device
+    from ultraedit.models.memory import (
+        TOKENS_PER_EDIT,
+        disk_cost,
+        edit_memory,
+        readable,
+        shape_of,
+    )
     from ultraedit.models.presets import choose_modules, preset_of
 
     quiet_libraries()
@@ -32,7 +39,8 @@ def inspect(
     wanted: Any = edited["modules"] if edited and modules == "auto" else modules
     names = choose_modules(skeleton, wanted)
     preset = preset_of(skeleton)
-    memory = edit_memory(skeleton, names, turn_size)
+    place = resolve_device(device).type
+    memory = edit_memory(skeleton, names, turn_size, place)
     disk = disk_cost(skeleton, names, turn_size)
     result: dict[str, Any] = {
         "model": model,
@@ -52,6 +60,7 @@ def inspect(
             for n in names
         ],
         "turn_size": turn_size,
+        "device": place,
         "memory": memory,
         "disk": disk,
     }
@@ -71,7 +80,10 @@ def inspect(
     if edited:
         show(f"edited with {edited['method']}: {edited['edits']} edits in {edited['turns']} turns")
     needs = Table(
-        f"memory in turns of {turn_size}", "", caption="without the activations of a forward pass"
+        f"memory in turns of {turn_size}",
+        "",
+        caption=f"peak: at most at once on {place} beside the weights, at {TOKENS_PER_EDIT}"
+        " tokens an edit",
     )
     for what, size in memory.items():
         needs.add_row(what, readable(size))

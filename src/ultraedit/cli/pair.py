@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from ultraedit import storage
-from ultraedit.bench import Bench, default_batch_tokens
+from ultraedit.bench import Bench
 from ultraedit.editor import Editor
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
+from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.load import load, resolve
 
 
@@ -46,20 +45,10 @@ def open_pair(model: str, base: str | None, *, chat: bool = False, **place: Any)
             return Pair(bench, editor.unedited, model)
     else:
         loaded, tokenizer = load(model, **place)
-        bench = Bench(loaded, Encoder(tokenizer, chat=chat), [], default_batch_tokens(loaded))
+        bench = Bench(loaded, Encoder(tokenizer, chat=chat), [], plan_batch_tokens(loaded, []))
         if base is None:
             return Pair(bench, None, None)
     other, other_tokenizer = load(base, **place)
     if other_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise InputError(f"{model} and {base} have different tokenizers")
-    return Pair(bench, lambda: _standing_in(bench, other), base)
-
-
-@contextmanager
-def _standing_in(bench: Bench, other: PreTrainedModel) -> Iterator[None]:
-    own = bench.model
-    bench.model = other
-    try:
-        yield
-    finally:
-        bench.model = own
+    return Pair(bench, lambda: bench.standing_in(other), base)

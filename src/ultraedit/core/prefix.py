@@ -15,6 +15,12 @@ from ultraedit.core.forward import forward
 from ultraedit.core.streaming import is_streamed, resident
 from ultraedit.encoding.batching import Batch
 
+# Of hidden states: some 30,000 tokens at 7B's width in half precision.
+PREFIX_BYTES = 2**28
+# Edits that a run reads ahead: enough to fill large batches and to fetch a streamed block
+# seldom, and few enough to fit.
+LOOKAHEAD_EDITS = 1024
+
 Text = tuple[int, ...]
 Forward = Callable[..., Any]
 

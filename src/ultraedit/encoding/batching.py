@@ -14,10 +14,9 @@ from ultraedit.encoding.tokenise import Encoded
 # `both` pads prompts on the left and answers on the right, so that all answers begin at one column.
 PaddingSide = Literal["left", "right", "both"]
 
-# What one more batch costs beside its tokens, in tokens: weights are read once a batch, and
-# below some hundred tokens reading them takes longer than the products. Measured on a CPU with
-# bfloat16 products and on paper for an H200, about the same.
-BATCH_OVERHEAD = 128
+# What one more batch costs beside its tokens, in tokens: weights are read once a batch, and below
+# some hundred tokens reading them takes longer than the products.
+BATCH_OVERHEAD = 64
 
 
 @dataclass(frozen=True)

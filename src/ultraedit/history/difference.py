@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ultraedit import saved, storage
-from ultraedit.bench import Bench, default_batch_tokens
+from ultraedit.bench import Bench
 from ultraedit.editor import Editor
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
 from ultraedit.history.answers import Answer, answers
 from ultraedit.history.effect import in_effect
 from ultraedit.history.rebuild import rebuild
+from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.load import load, resolve
 from ultraedit.storage import EditRecord
 
@@ -78,7 +79,7 @@ class State:
                 saved.restore(editor, rebuild(Path(self.folder), self.turn))
             return editor.bench
         model, tokenizer = load(self.folder, **place)
-        return Bench(model, Encoder(tokenizer, chat=chat), [], default_batch_tokens(model))
+        return Bench(model, Encoder(tokenizer, chat=chat), [], plan_batch_tokens(model, []))
 
 
 @dataclass(frozen=True)

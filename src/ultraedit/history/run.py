@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ultraedit.core.prefix import LOOKAHEAD_EDITS
 from ultraedit.errors import InputError, UltraEditError
 from ultraedit.history.effect import in_effect
 from ultraedit.records import Edit, Turn
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from ultraedit.editor import Editor
 
 
-# Enough to fill large batches and to read a streamed block seldom; hidden states of so many
-# edits fit the buffer at 7B's width.
-LOOKAHEAD_EDITS = 1024
 AUTO_LOOKAHEAD = 0
 
 

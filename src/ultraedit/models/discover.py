@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ultraedit.core.prefix import Prefix
+from ultraedit.core.prefix import PREFIX_BYTES, Prefix
 from ultraedit.errors import UnsupportedModelError
 
 Role = Literal["input", "output"]
@@ -24,10 +24,6 @@ _ATTENTION_ARGUMENTS = {
     "alibi",
     "layer_past",
 }
-
-
-# Hidden states of some 30,000 tokens at 7B's width in half precision.
-PREFIX_BYTES = 2**28
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ultraedit.models.discover import PREFIX_BYTES
+from ultraedit.core.prefix import LOOKAHEAD_EDITS, PREFIX_BYTES
+from ultraedit.encoding.batching import plan
+from ultraedit.errors import UnsupportedModelError
+from ultraedit.models.discover import decoder_blocks
+from ultraedit.models.presets import inner_size
 
+# An edit of zsRE or WikiBigEdit, end-of-sequence counted, in the tokens of a 7B model.
 ANSWER_TOKENS_PER_EDIT = 5
-TOKENS_PER_EDIT = 32
+TOKENS_PER_EDIT = 22
+# What a CPU's allocator keeps of freed blocks, as a part of the rest.
+CPU_SLACK = 0.1
+# Batches of more edits than these are no larger.
+MOST_NOMINAL = 2000
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -21,33 +33,136 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 
 
-def edit_memory(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[str, int]:
-    """Bytes by purpose, for turns of `turn_size` edits of about five answer tokens each.
+@dataclass(frozen=True)
+class _Sizes:
+    """What decides on the memory of a pass.
 
-    Hidden states are what the frozen blocks made of the turn's texts; they are bounded.
+    Attributes:
+        width: Of the hidden states.
+        inner: Of the MLP.
+        keys: Of one token's keys in one block.
+        vocabulary: Rows of the head.
+        itemsize: Bytes of an activation.
+        top: Blocks from the first edited one on.
+        frozen: Blocks before it.
+    """
 
-    The activations of a batch come on top; they depend on the length of the prompts.
+    width: int
+    inner: int
+    keys: int
+    vocabulary: int
+    itemsize: int
+    top: int
+    frozen: int
 
-    The backup is what brings a refused turn back; rows are the inputs and gradients of the
-    answer tokens of all modules, kept in float32 and solved in float64.
+    def plain(self, tokens: int) -> int:
+        """A pass without a graph: at its widest, inside an MLP."""
+        return tokens * (self.itemsize * (3 * self.inner + 4 * self.width) + 4 * self.width)
+
+    def graph(self, tokens: int, answers: int) -> int:
+        """Keys and values of all tokens in the edited blocks, and a graph over the answers.
+
+        The expanded keys and values are part of the graph. A logit is held in float32, as a
+        logarithm of a probability and as a gradient; in half precision also as it came out.
+        """
+        keys = self.itemsize * tokens * 2 * (self.keys + self.width)
+        saved = answers * (self.itemsize * (5 * self.inner + 8 * self.width) + 12 * self.width)
+        logit = 12 if self.itemsize == 4 else 12 + 2 * self.itemsize
+        return self.top * (keys + saved) + answers * self.vocabulary * logit
+
+
+def edit_memory(
+    model: PreTrainedModel,
+    names: Sequence[str],
+    turn_size: int,
+    device: str = "cuda",
+    batch_tokens: int = 2048,
+) -> dict[str, int]:
+    """Bytes by purpose, for turns of `turn_size` edits of `TOKENS_PER_EDIT` tokens.
+
+    Args:
+        model: May be without weights.
+        names: The edited modules.
+        turn_size: Edits of a turn.
+        device: `cpu` where the originals, which are kept in CPU memory, count too.
+        batch_tokens: Padded tokens of a batch.
+
+    Returns:
+        `peak` is the most that is held at once beside the weights. Of what it is made of:
+        masters, backup (what brings a refused turn back) and hidden states stay from turn to
+        turn; of frozen pass, graph and solve (both with rows) the largest counts. On a CPU
+        come the originals, the largest weight once more (half precision products reorder
+        it), and what the allocator does not give back.
     """
     shapes = [shape_of(model.get_submodule(name)) for name in names]
     served = [model.get_submodule(name).weight for name in names]
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    edited = sum(d * e for d, e in shapes)
-    halves = sum(w.numel() for w in served if w.dtype != torch.float32)  # type: ignore[misc,operator,union-attr]
+    sizes = sizes_of(model, names)
     n = turn_size * ANSWER_TOKENS_PER_EDIT
-    width = model.config.get_text_config(decoder=True).hidden_size  # type: ignore[union-attr,operator]
-    itemsize = max((w.element_size() for w in served), default=4)  # type: ignore[misc,operator,union-attr]
-    return {
-        "weights": weights,
-        "hidden states": min(PREFIX_BYTES, turn_size * TOKENS_PER_EDIT * width * itemsize),
-        "masters": 4 * halves,
-        "backup": 4 * edited,
+    batches = [
+        (
+            len(group) * sum(max(widths[side] for widths in group) for side in (0, 1)),
+            sum(answers for _, answers in group),
+        )
+        for group in _nominal_batches(turn_size, batch_tokens)
+    ]
+    ahead = max(turn_size, LOOKAHEAD_EDITS) * TOKENS_PER_EDIT
+    rows = 4 * n * sum(d + e for d, e in shapes)
+    parts = {
+        "masters": 4 * sum(w.numel() for w in served if w.dtype != torch.float32),  # type: ignore[misc,operator,union-attr]
+        "backup": 4 * sum(d * e for d, e in shapes),
         "originals (cpu)": sum(w.numel() * w.element_size() for w in served),  # type: ignore[misc,operator,union-attr]
-        "rows": 8 * n * sum(d + e for d, e in shapes),
-        "solve": max(4 * d * e + 8 * (n * (d + 2 * e) + 2 * n * n) for d, e in shapes),
+        "hidden states": min(PREFIX_BYTES, ahead * sizes.width * sizes.itemsize)
+        if sizes.frozen
+        else 0,
+        "frozen pass": sizes.plain(min(batch_tokens, ahead)) if sizes.frozen else 0,
+        "graph": max(sizes.plain(t) + sizes.graph(t, answers) for t, answers in batches),
+        "rows": rows,
+        "solve": max(
+            max(12 * n * (d + e), 4 * n * (3 * d + 6 * e) + 16 * min(n, d) ** 2) for d, e in shapes
+        )
+        + 4 * n * sum(e for _, e in shapes),
     }
+    standing = parts["masters"] + parts["backup"] + parts["hidden states"]
+    peak = standing + max(parts["frozen pass"], rows + parts["graph"], rows + parts["solve"])
+    weights = [p.numel() * p.element_size() for p in model.parameters()]
+    if device == "cpu":
+        reordered = max(weights) if sizes.itemsize < 4 else 0
+        peak = round((peak + parts["originals (cpu)"] + reordered) * (1 + CPU_SLACK))
+    return {"weights": sum(weights), **parts, "peak": peak}
+
+
+def _nominal_batches(turn_size: int, batch_tokens: int) -> list[list[tuple[int, int]]]:
+    """(prompt, answer) tokens of a turn's edits, batch by batch, at lengths as they come."""
+    longest = 2 * (TOKENS_PER_EDIT - ANSWER_TOKENS_PER_EDIT)
+    widths = [
+        (place * 11 % longest + 1, place * 4 % (2 * ANSWER_TOKENS_PER_EDIT - 1) + 1)
+        for place in range(1, min(turn_size, MOST_NOMINAL) + 1)
+    ]
+    return [[widths[place] for place in group] for group in plan(widths, batch_tokens)]
+
+
+def sizes_of(model: PreTrainedModel, names: Sequence[str]) -> _Sizes:
+    """The sizes that decide on the memory of a pass over `model`."""
+    config: Any = model.config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    served = [model.get_submodule(name).weight for name in names]
+    try:
+        path, blocks = decoder_blocks(model)
+    except UnsupportedModelError:
+        path, blocks = "", nn.ModuleList()
+    inside = [name.removeprefix(f"{path}.") for name in names if name.startswith(f"{path}.")]
+    whole = len(inside) == len(names) and len(blocks) > 0
+    first = min(int(name.split(".")[0]) for name in inside) if whole else 0
+    return _Sizes(
+        width=config.hidden_size,
+        inner=inner_size(config),
+        keys=head * (getattr(config, "num_key_value_heads", None) or heads),
+        vocabulary=config.vocab_size,
+        itemsize=max((w.element_size() for w in served), default=4),  # type: ignore[misc,operator,union-attr]
+        top=config.num_hidden_layers - first,
+        frozen=first,
+    )
 
 
 def disk_cost(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[str, int]:

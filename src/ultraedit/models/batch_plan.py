@@ -1,0 +1,51 @@
+"""How many tokens a batch has: decided once, from the memory that is free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from ultraedit.models.memory import edit_memory
+
+MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
+LEAST_TOKENS = 256
+# Of what is free; the rest is for longer texts than the estimate has.
+SHARE = 0.8
+# Edits of a turn, as the command line makes them.
+TURN = 100
+
+
+def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str]) -> int:
+    """Padded tokens of a batch: the most that fit, halved from the device's best.
+
+    Editors record it: resumed elsewhere they go on with the same batches.
+
+    Args:
+        model: Loaded.
+        names: The edited modules; none for a model that is only asked.
+    """
+    holder = model.get_submodule(names[0]) if names else model.get_input_embeddings()
+    device: torch.device = holder.weight.device
+    tokens = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"])
+    free = free_bytes(device)
+    while names and free is not None and tokens > LEAST_TOKENS:
+        if edit_memory(model, names, TURN, device.type, tokens)["peak"] <= SHARE * free:
+            break
+        tokens //= 2
+    return tokens
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that could be given out on the device; None where the system does not say."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
