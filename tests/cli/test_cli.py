@@ -302,3 +302,23 @@ def test_help_names_every_command_and_is_quick_to_ask():
     code = "import sys, ultraedit.cli.app as a; a.build_app(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
     assert done.stdout.strip() == "False", "asking for help should not load torch"
+
+
+def test_turns_need_not_be_asked_again(json_of, run_here, base, facts, tmp_path):
+    options = ("--lr", 0.01, "--turn-size", 2, "--lookahead", 2)
+    checked = json_of("edit", base, facts, "-o", tmp_path / "a", *options)
+    unchecked = json_of("edit", base, facts, "-o", tmp_path / "b", *options, "--no-check-learned")
+    assert checked["learned"] is not None
+    assert unchecked["learned"] is None
+    assert unchecked["not_learned"] == []
+    log = json_of("log", tmp_path / "b")["entries"]
+    assert all(entry["learned"] is None for entry in log)
+    shown = run_here("log", tmp_path / "b")
+    assert shown.returncode == 0
+    assert "learned" not in shown.stdout
+    assert run_here("diff", tmp_path / "a", tmp_path / "b").returncode == 0
+
+
+def test_inspect_states_the_peak_on_the_device(json_of, base):
+    memory = json_of("inspect", base, "--device", "cpu")["memory"]
+    assert memory["peak"] > memory["backup"] + memory["hidden states"] > 0
