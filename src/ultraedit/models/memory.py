@@ -20,8 +20,6 @@ from ultraedit.models.presets import inner_size
 # An edit of zsRE or WikiBigEdit, end-of-sequence counted, in the tokens of a 7B model.
 ANSWER_TOKENS_PER_EDIT = 5
 TOKENS_PER_EDIT = 22
-# What a CPU's allocator keeps of freed blocks, as a part of the rest.
-CPU_SLACK = 0.1
 # Batches of more edits than these are no larger.
 MOST_NOMINAL = 2000
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -57,7 +55,7 @@ class _Sizes:
 
     def plain(self, tokens: int) -> int:
         """A pass without a graph: at its widest, inside an MLP."""
-        return tokens * (self.itemsize * (3 * self.inner + 4 * self.width) + 4 * self.width)
+        return tokens * (self.itemsize * (2 * self.inner + 4 * self.width) + 4 * self.width)
 
     def graph(self, tokens: int, answers: int) -> int:
         """Keys and values of all tokens in the edited blocks, and a graph over the answers.
@@ -90,9 +88,9 @@ def edit_memory(
     Returns:
         `peak` is the most that is held at once beside the weights. Of what it is made of:
         masters, backup (what brings a refused turn back) and hidden states stay from turn to
-        turn; of frozen pass, graph and solve (both with rows) the largest counts. On a CPU
-        come the originals, the largest weight once more (half precision products reorder
-        it), and what the allocator does not give back.
+        turn; of frozen pass, graph and solve (both with rows) the largest counts. A CPU's
+        allocator does not give back what one of them took, so there they add up; and there
+        come the originals, and in half precision the largest weight, which products reorder.
     """
     shapes = [shape_of(model.get_submodule(name)) for name in names]
     served = [model.get_submodule(name).weight for name in names]
@@ -123,11 +121,13 @@ def edit_memory(
         + 4 * n * sum(e for _, e in shapes),
     }
     standing = parts["masters"] + parts["backup"] + parts["hidden states"]
-    peak = standing + max(parts["frozen pass"], rows + parts["graph"], rows + parts["solve"])
     weights = [p.numel() * p.element_size() for p in model.parameters()]
+    phases = (parts["frozen pass"], rows + parts["graph"], rows + parts["solve"])
     if device == "cpu":
         reordered = max(weights) if sizes.itemsize < 4 else 0
-        peak = round((peak + parts["originals (cpu)"] + reordered) * (1 + CPU_SLACK))
+        peak = standing + parts["originals (cpu)"] + reordered + sum(phases) - rows
+    else:
+        peak = standing + max(phases)
     return {"weights": sum(weights), **parts, "peak": peak}
 
 
