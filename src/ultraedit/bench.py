@@ -15,7 +15,13 @@ from ultraedit.core.passes import Passes
 from ultraedit.encoding.batching import Batch, batches_of, collate
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
-from ultraedit.evaluation.generation import context_length, pad_id, plain_generation
+from ultraedit.evaluation.generation import (
+    Answer,
+    context_length,
+    generate_answers,
+    pad_id,
+    plain_generation,
+)
 from ultraedit.evaluation.teacher_forced import QueryContext, Scored, no_routing, score
 from ultraedit.methods.base import Shifts
 from ultraedit.models.discover import prefix_below
@@ -72,6 +78,18 @@ class Bench:
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
         self._hold(texts)
         return score(self.model, self.batches(texts), self.query, self.passes)
+
+    def answers(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
+        """Free greedy answers, each up to end-of-sequence or the end of a line."""
+        return generate_answers(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_tokens=self.batch_tokens,
+            device=self.device,
+            query=self.query,
+        )
 
     def look_ahead(self, texts: Sequence[Encoded]) -> None:
         """Run the frozen blocks over texts whose turns come later, in batches of their own.

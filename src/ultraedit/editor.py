@@ -17,7 +17,6 @@ from ultraedit.bench import Bench
 from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
-from ultraedit.evaluation.generation import generate_answers
 from ultraedit.evaluation.report import Report
 from ultraedit.history.pending import Pending
 from ultraedit.history.undo import Undone
@@ -220,15 +219,8 @@ class Editor:
 
     def ask(self, prompt: str, max_new_tokens: int = ANSWER_TOKENS) -> str:
         """The model's free greedy answer, up to end-of-sequence or the end of a line."""
-        (answer,) = generate_answers(
-            self.model,
-            self.tokenizer,
-            [self.bench.encoder.prompt_ids(prompt)],
-            max_new_tokens=max_new_tokens,
-            batch_tokens=self.bench.batch_tokens,
-            device=self.bench.device,
-            query=self.bench.query,
-        )
+        prompt_ids = self.bench.encoder.prompt_ids(prompt)
+        (answer,) = self.bench.answers([prompt_ids], max_new_tokens)
         return answer.text
 
     def check(self, edit: Edit, place: int = 1) -> None:

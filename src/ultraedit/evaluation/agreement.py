@@ -10,7 +10,6 @@ from itertools import islice
 from ultraedit.bench import Bench
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, CHUNK
-from ultraedit.evaluation.generation import generate_answers
 
 
 @dataclass(frozen=True)
@@ -56,23 +55,12 @@ def agreement(
     while chunk := list(islice(iterator, CHUNK)):
         ids = [bench.encoder.prompt_ids(prompt) for _, prompt in chunk]
 
-        def answers(ids: list[list[int]] = ids) -> list[tuple[tuple[int, ...], str]]:
-            found = generate_answers(
-                bench.model,
-                bench.tokenizer,
-                ids,
-                max_new_tokens=answer_tokens,
-                batch_tokens=bench.batch_tokens,
-                device=bench.device,
-                query=bench.query,
-            )
-            return [(answer.ids, answer.text) for answer in found]
-
         with unedited():
-            before = answers()
-        for (name, prompt), old, new in zip(chunk, before, answers(), strict=True):
-            if old[0] != new[0]:
-                changed.append(Change(name, prompt, old[1], new[1]))
+            before = bench.answers(ids, answer_tokens)
+        after = bench.answers(ids, answer_tokens)
+        for (name, prompt), old, new in zip(chunk, before, after, strict=True):
+            if old.ids != new.ids:
+                changed.append(Change(name, prompt, old.text, new.text))
         count += len(chunk)
     if not count:
         raise InputError("there are no probes to check")

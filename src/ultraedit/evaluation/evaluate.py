@@ -12,7 +12,7 @@ from pathlib import Path
 from ultraedit.bench import Bench
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
-from ultraedit.evaluation.generation import Answer, generate_answers, matches
+from ultraedit.evaluation.generation import Answer, matches
 from ultraedit.evaluation.perplexity import perplexity
 from ultraedit.evaluation.report import CaseResult, Report, Scores, Tally, mean_scores
 from ultraedit.records import Case
@@ -214,15 +214,7 @@ def _measure(
 
 
 def _free(bench: Bench, asked: Sequence[Question], answer_tokens: int) -> list[Answer]:
-    return generate_answers(
-        bench.model,
-        bench.tokenizer,
-        [question.prompt_ids for question in asked],
-        max_new_tokens=answer_tokens,
-        batch_tokens=bench.batch_tokens,
-        device=bench.device,
-        query=bench.query,
-    )
+    return bench.answers([question.prompt_ids for question in asked], answer_tokens)
 
 
 def _chunks(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:

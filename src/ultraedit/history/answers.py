@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS
-from ultraedit.evaluation.generation import generate_answers
 from ultraedit.storage import EditRecord
 
 if TYPE_CHECKING:
@@ -35,15 +34,8 @@ def answers(bench: Bench, records: Sequence[EditRecord]) -> list[Answer]:
         target = record.target if isinstance(record.target, str) else record.target[0]
         texts.append(bench.encoder.encode(record.prompt, target))
         bench.check_length(texts[-1], f"fact {record.id}")
-    said = generate_answers(
-        bench.model,
-        bench.tokenizer,
-        [bench.encoder.prompt_ids(record.prompt) for record in records],
-        max_new_tokens=ANSWER_TOKENS,
-        batch_tokens=bench.batch_tokens,
-        device=bench.device,
-        query=bench.query,
-    )
+    prompts = [bench.encoder.prompt_ids(record.prompt) for record in records]
+    said = bench.answers(prompts, ANSWER_TOKENS)
     scored = bench.score(texts)
     return [
         Answer(free.text, bool(one.correct.all())) for free, one in zip(said, scored, strict=True)
