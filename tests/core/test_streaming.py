@@ -7,7 +7,7 @@ import torch
 
 from ultraedit import Edit, Editor
 from ultraedit.core.streaming import is_streamed, resident
-from ultraedit.models.frozen import frozen_blocks
+from ultraedit.models.discover import frozen_below
 from ultraedit.models.load import load
 from ultraedit.models.presets import choose_modules
 
@@ -46,7 +46,7 @@ def pair(build, tokenizer, tmp_path):
         tokenizer.save_pretrained(tmp_path)
         offloaded, _ = load(tmp_path, device="cpu", frozen="disk")
         blocks = [
-            offloaded.get_submodule(name) for name in frozen_blocks(plain, choose_modules(plain))
+            offloaded.get_submodule(name) for name in frozen_below(plain, choose_modules(plain))
         ]
         return plain, offloaded, blocks
 

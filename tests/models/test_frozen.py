@@ -13,7 +13,8 @@ from transformers.utils import is_bitsandbytes_available
 
 from ultraedit import Edit, Editor, InputError
 from ultraedit.models import frozen as frozen_module
-from ultraedit.models.frozen import frozen_blocks, loading_options
+from ultraedit.models.discover import frozen_below
+from ultraedit.models.frozen import loading_options
 
 accelerate = pytest.importorskip("accelerate")
 EDITS = [
@@ -66,7 +67,7 @@ def size(block):
 
 def frozen_size(editor):
     model = editor.model
-    names = frozen_blocks(model, editor.modules)
+    names = frozen_below(model, editor.modules)
     assert names
     return sum(size(model.get_submodule(name)) for name in names)
 
@@ -133,7 +134,7 @@ def test_quantised_blocks_under_edited_ones_in_full_precision(
     # Norms, biases and scales weigh more in blocks of 32 features than they would in others.
     assert ratio < (0.35 if place == "int8" else 0.2)
     for name, parameter in editor.model.named_parameters():
-        if not any(name.startswith(f"{b}.") for b in frozen_blocks(plain.model, plain.modules)):
+        if not any(name.startswith(f"{b}.") for b in frozen_below(plain.model, plain.modules)):
             assert type(parameter) is torch.nn.Parameter, name
             assert parameter.dtype == torch.float32
     # What four bits leave of a random model is not near; of a trained one, see below.
@@ -213,8 +214,8 @@ def test_nothing_is_frozen_below_the_first_block(save_base, tmp_path, caplog):
         editor.save(tmp_path / place)
         # Asked for again, as `--resume` does, it is the same choice.
         assert opened(tmp_path / place, place).frozen == place
-    assert frozen_blocks(editor.model, ["lm_head"]) == []
-    assert frozen_blocks(editor.model, ["model.layers.2.mlp.up_proj", "lm_head"]) == []
+    assert frozen_below(editor.model, ["lm_head"]) == []
+    assert frozen_below(editor.model, ["model.layers.2.mlp.up_proj", "lm_head"]) == []
 
 
 def test_wrong_choices_are_one_line(save_base, monkeypatch):
@@ -257,7 +258,7 @@ def test_a_map_that_covers_the_model(build, architecture):
     meta = torch.device("meta")
     places = loading_options(model, edited, "cpu", meta, None)["device_map"]
     accelerate.big_modeling.check_device_map(model, places)
-    frozen = frozen_blocks(model, edited)
+    frozen = frozen_below(model, edited)
     assert {name for name, where in places.items() if where == "cpu"} == set(frozen)
     assert {where for name, where in places.items() if name not in frozen} == {"meta"}
     for name, _ in model.named_parameters():

@@ -60,12 +60,11 @@ class Batch:
     labels: Tensor
     scored_mask: Tensor
     prompt_end: Tensor
+    first_answer: int
 
     @property
     def query(self) -> Query:
         return Query(self.prompt_end, self.attention_mask)
-
-    first_answer: int
 
     @property
     def width(self) -> int:

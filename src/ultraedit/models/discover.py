@@ -61,22 +61,33 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     )
 
 
-def prefix_below(model: PreTrainedModel, names: Sequence[str]) -> Prefix | None:
-    """The blocks before the first that holds one of the modules; None where there are none.
+def frozen_below(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
+    """Paths of the blocks before the first that holds one of the modules.
 
     Args:
-        model: A decoder.
-        names: Modules that are edited; all of them must be inside blocks.
+        model: A decoder; may be without weights.
+        names: Modules that are edited.
+
+    Returns:
+        None of them where the first block is edited, or a module outside the blocks.
     """
     try:
-        path, blocks = decoder_blocks(model)
+        path, _ = decoder_blocks(model)
     except UnsupportedModelError:
-        return None
-    inside = [name.removeprefix(f"{path}.").split(".") for name in names]
+        return []
     if not names or not all(name.startswith(f"{path}.") for name in names):
+        return []
+    first = min(int(name.removeprefix(f"{path}.").split(".")[0]) for name in names)
+    return [f"{path}.{number}" for number in range(first)]
+
+
+def prefix_below(model: PreTrainedModel, names: Sequence[str]) -> Prefix | None:
+    """The blocks of `frozen_below`, to be run once a text; None where there are none."""
+    frozen = len(frozen_below(model, names))
+    if not frozen:
         return None
-    first = min(int(parts[0]) for parts in inside)
-    return Prefix(model, list(blocks), first, PREFIX_BYTES) if first else None
+    _, blocks = decoder_blocks(model)
+    return Prefix(model, list(blocks), frozen, PREFIX_BYTES)
 
 
 def projections(model: PreTrainedModel) -> list[Projection]:

@@ -25,8 +25,8 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_bitsandbytes_available, is_torchao_available
 
-from ultraedit.errors import InputError, UnsupportedModelError
-from ultraedit.models.discover import decoder_blocks, is_linear
+from ultraedit.errors import InputError
+from ultraedit.models.discover import frozen_below, is_linear
 
 log = logging.getLogger(__name__)
 
@@ -85,23 +85,6 @@ def quantised_by(model: PreTrainedModel) -> str | None:
     return None if method is None else str(getattr(method, "value", method))
 
 
-def frozen_blocks(model: PreTrainedModel, edited: Sequence[str]) -> list[str]:
-    """Paths of the blocks below the first edited one; none where a module outside is edited.
-
-    Args:
-        model: May be without weights.
-        edited: Names of the edited modules.
-    """
-    try:
-        path, _ = decoder_blocks(model)
-    except UnsupportedModelError:
-        return []
-    if not edited or not all(name.startswith(f"{path}.") for name in edited):
-        return []
-    first = min(int(name.removeprefix(f"{path}.").split(".")[0]) for name in edited)
-    return [f"{path}.{number}" for number in range(first)]
-
-
 def loading_options(
     model: PreTrainedModel,
     edited: Sequence[str],
@@ -129,7 +112,7 @@ def loading_options(
     """
     if place == "resident" or (place == "cpu" and device.type == "cpu"):
         return {}
-    frozen = frozen_blocks(model, edited)
+    frozen = frozen_below(model, edited)
     if not frozen:
         log.warning("frozen=%s has no effect: no block lies below what is edited", place)
         return {}

@@ -13,8 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ultraedit.core.prefix import LOOKAHEAD_EDITS, PREFIX_BYTES
 from ultraedit.encoding.batching import plan
-from ultraedit.errors import UnsupportedModelError
-from ultraedit.models.discover import decoder_blocks
+from ultraedit.models.discover import frozen_below
 from ultraedit.models.presets import inner_size
 
 # An edit of zsRE or WikiBigEdit, end-of-sequence counted, in the tokens of a 7B model.
@@ -147,21 +146,15 @@ def sizes_of(model: PreTrainedModel, names: Sequence[str]) -> _Sizes:
     heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     served = [model.get_submodule(name).weight for name in names]
-    try:
-        path, blocks = decoder_blocks(model)
-    except UnsupportedModelError:
-        path, blocks = "", nn.ModuleList()
-    inside = [name.removeprefix(f"{path}.") for name in names if name.startswith(f"{path}.")]
-    whole = len(inside) == len(names) and len(blocks) > 0
-    first = min(int(name.split(".")[0]) for name in inside) if whole else 0
+    frozen = len(frozen_below(model, names))
     return _Sizes(
         width=config.hidden_size,
         inner=inner_size(config),
         keys=head * (getattr(config, "num_key_value_heads", None) or heads),
         vocabulary=config.vocab_size,
         itemsize=max((w.element_size() for w in served), default=4),  # type: ignore[misc,operator,union-attr]
-        top=config.num_hidden_layers - first,
-        frozen=first,
+        top=config.num_hidden_layers - frozen,
+        frozen=frozen,
     )
 
 
