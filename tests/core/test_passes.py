@@ -98,3 +98,20 @@ def test_models_of_the_tests_need_no_way_around(build, architecture, tokenizer, 
     assert editor.bench.passes.prefix is not None
     assert editor.bench.passes.split
     assert not warnings_of(caplog)
+
+
+def test_an_interrupted_check_is_made_again(build, tokenizer, monkeypatch):
+    editor = Editor(build("llama"), tokenizer, lr=1e-3)
+    passes = editor.bench.passes
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(passes.prefix, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        editor.edit(EDITS)
+    assert not passes.checked
+    monkeypatch.undo()
+    editor.edit(EDITS)
+    assert passes.checked
+    assert passes.prefix is not None

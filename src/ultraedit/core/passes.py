@@ -81,10 +81,7 @@ class Passes:
             batches: Two batches of other texts. The second comes between the two passes over
                 the first, so that nothing a block left behind can stand in for its result.
         """
-        if self.checked:
-            return
-        self.checked = True
-        if self.prefix is None and not self.split:
+        if self.checked or (self.prefix is None and not self.split):
             return
         one, other = batches()
         plain = answer_logits(self.model, one)
@@ -101,6 +98,8 @@ class Passes:
             if reason:
                 self.split = False
                 log.warning("prompts are not read apart from their answers: %s", reason)
+        # Only now: an interrupted check has found nothing out.
+        self.checked = True
 
     def _differs(
         self,
