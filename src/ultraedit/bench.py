@@ -68,7 +68,8 @@ class Bench:
         return torch.device("cpu") if device.type == "meta" else device
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
-        return batches_of(texts, self.batch_tokens, self.device, pad_id(self.tokenizer), "both")
+        pad, apart = pad_id(self.tokenizer), self.passes.split
+        return batches_of(texts, self.batch_tokens, self.device, pad, "both", apart)
 
     def capture(self, texts: Sequence[Encoded]) -> dict[str, Rows]:
         self._hold(texts)
@@ -102,7 +103,7 @@ class Bench:
     def _hold(self, texts: Sequence[Encoded], ahead: bool = False) -> None:
         if not texts:
             return
-        self.passes.check(lambda: [self._alone(text) for text in _check_texts(texts[0])])
+        self.passes.check(lambda: self._check_batches(texts[0]))
         if (prefix := self.passes.prefix) is not None:
             by_ids = {text.ids[:-1]: text for text in texts}
             missing = [by_ids[ids] for ids in prefix.admit(text.ids[:-1] for text in texts)]
@@ -117,8 +118,17 @@ class Bench:
         """Give back what was held of all texts seen so far."""
         self.passes.forget()
 
-    def _alone(self, text: Encoded) -> Batch:
-        return collate([text], [0], self.device, pad_id(self.tokenizer), "both")
+    def _check_batches(self, text: Encoded) -> tuple[Batch, Batch, Batch]:
+        """A text, a shorter one, and both in two parts."""
+        prompt = text.prompt if len(text.prompt) > 1 else text.prompt * 2
+        long = Encoded(prompt, text.target, 1)
+        short = Encoded(prompt[-2:], text.target[:1], 1)
+        pad = pad_id(self.tokenizer)
+        return (
+            collate([long], [0], self.device, pad, "both"),
+            collate([short], [0], self.device, pad, "both"),
+            collate([short, long], [0, 1], self.device, pad, "both", [1, 1]),
+        )
 
     def check_length(self, text: Encoded, what: str) -> None:
         """Refuse a text that the model cannot read whole.
@@ -215,9 +225,3 @@ class Bench:
         finally:
             for name, master in self.masters.items():
                 master.serve(edited[name])
-
-
-def _check_texts(text: Encoded) -> tuple[Encoded, Encoded]:
-    """A text and a shorter one, each with a prompt before its answer."""
-    prompt = text.prompt if len(text.prompt) > 1 else text.prompt * 2
-    return Encoded(prompt, text.target, 1), Encoded(prompt[-2:], text.target[:1], 1)

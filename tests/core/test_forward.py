@@ -41,6 +41,18 @@ def test_answers_after_their_prompts_are_those_of_one_pass(build, architecture, 
         )
 
 
+def test_prompts_in_parts_are_those_of_one_pass(build, architecture, generator):
+    model = build(architecture)
+    texts = [*random_texts(generator), Encoded((7,), (8, 9), 1), Encoded((9,), (8,), 1)]
+    texts.sort(key=lambda text: len(text.prompt))
+    alone = collate(texts, range(7), "cpu", 0, "both")
+    for parts in ([2, 3, 2], [1] * 7, [6, 1]):
+        batch = collate(texts, range(7), "cpu", 0, "both", parts)
+        with torch.no_grad():
+            found, expected = split_logits(model, batch), answer_logits(model, alone)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_prompts_leave_no_graph_and_end_at_the_last_keys(build, generator):
     model = build("llama")
     blocks = decoder_blocks(model)[1]

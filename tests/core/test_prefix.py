@@ -54,7 +54,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("split_tokens", [0, 10**9])
-@pytest.mark.parametrize("side", ["left", "right", "both"])
+@pytest.mark.parametrize("side", ["left", "right", "both", "apart"])
 @pytest.mark.parametrize("batch_tokens", [12, 64])
 def test_resumed_rows_are_the_plain_ones(
     build, architecture, generator, side, batch_tokens, split_tokens
@@ -74,7 +74,9 @@ def test_resumed_rows_are_the_plain_ones(
     for repeat in range(3):
         plain = capture(model, modules, batches_of(texts, 1, "cpu", 0))
         before = list(runs.counts)
-        found = capture(model, modules, batches_of(texts, batch_tokens, "cpu", 0, side), read)
+        padded = ("both", True) if side == "apart" else (side,)
+        batches = list(batches_of(texts, batch_tokens, "cpu", 0, *padded))
+        found = capture(model, modules, batches, read)
         done = [after - count for after, count in zip(runs.counts, before, strict=True)]
         for name in names:
             assert torch.equal(found[name].edit_index, plain[name].edit_index)

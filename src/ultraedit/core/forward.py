@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import Any
 
@@ -52,18 +52,11 @@ def split_logits(model: nn.Module, batch: Batch, resumed: Resumed = not_resumed)
     An answer depends on its prompt through keys and values alone, and no gradient is wanted
     at prompt positions. The first pass ends once the last block has its keys and values.
     """
-    before, after = slice(0, batch.first_answer), slice(batch.first_answer, batch.width)
     if not batch.first_answer:
         return answer_logits(model, batch, resumed)
-    cache = _PromptCache(last=_blocks(model) - 1)
-    with (
-        torch.no_grad(),
-        resumed(batch, before),
-        _head_rows(model, _none_of),
-        suppress(_PromptsRead),
-    ):
-        _logits(model, batch, before, cache)
-    cache.close(len(batch.starts), batch.first_answer)
+    caches = [_read_prompts(model, part, resumed) for part in batch.prompts()]
+    cache = _joined(caches, batch)
+    after = slice(batch.first_answer, batch.width)
     with resumed(batch, after):
         return _answer_rows(model, batch, after, cache)
 
@@ -92,13 +85,46 @@ class _PromptCache(DynamicCache):
             raise _PromptsRead
         return found
 
-    def close(self, rows: int, columns: int) -> None:
-        """Masks are made from the first layer's length, also where that block was passed by."""
-        self.filling = False
-        for layer in self.layers:
-            if not layer.is_initialized:
-                layer.keys = layer.values = torch.zeros(1).expand(rows, 1, columns, 1)
-                layer.is_initialized = True
+
+@torch.no_grad()
+def _read_prompts(model: nn.Module, part: Batch, resumed: Resumed) -> _PromptCache | None:
+    """What the blocks keep of the prompts of a part; None where they are of one token."""
+    if not part.first_answer:
+        return None
+    before = slice(0, part.first_answer)
+    cache = _PromptCache(last=_blocks(model) - 1)
+    with resumed(part, before), _head_rows(model, _none_of), suppress(_PromptsRead):
+        _logits(model, part, before, cache)
+    return cache
+
+
+def _joined(caches: Sequence[_PromptCache | None], batch: Batch) -> _PromptCache:
+    """One cache of all parts, every prompt ending before the first answer."""
+    rows, columns = len(batch.starts), batch.first_answer
+    whole = next(cache for cache in caches if cache is not None)
+    for number, layer in enumerate(whole.layers):
+        if not layer.is_initialized:
+            # Passed by. Masks are made from the first layer's length all the same.
+            layer.keys = layer.values = torch.zeros(1).expand(rows, 1, columns, 1)
+            layer.is_initialized = True
+        elif len(caches) > 1:
+            own = [None if cache is None else cache.layers[number] for cache in caches]
+            layer.keys, layer.values = (
+                _stacked([None if one is None else getattr(one, what) for one in own], batch)
+                for what in ("keys", "values")
+            )
+    whole.filling = False
+    return whole
+
+
+def _stacked(parts: Sequence[Tensor | None], batch: Batch) -> Tensor:
+    """(b, heads, first answer, head size): each part's prompts at the right end."""
+    some = next(part for part in parts if part is not None)
+    stacked = some.new_zeros(len(batch.starts), some.shape[1], batch.first_answer, some.shape[3])
+    for into, part in zip(torch.split(stacked, list(batch.parts)), parts, strict=True):
+        if part is not None:
+            into[:, :, -part.shape[2] :] = part
+    return stacked
 
 
 def _blocks(model: nn.Module) -> int:

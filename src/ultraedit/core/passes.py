@@ -78,22 +78,21 @@ class Passes:
         """Once: whether both short cuts lead where the plain pass does.
 
         Args:
-            batches: Two batches of other texts. The second comes between the two passes over
-                the first, so that nothing a block left behind can stand in for its result.
+            batches: A text, another, and both in two parts. The other comes between two passes
+                over the same, so that nothing a block left behind can stand in for its result.
         """
         if self.checked or (self.prefix is None and not self.split):
             return
-        one, other = batches()
-        plain = answer_logits(self.model, one)
+        one, other, both = batches()
         if self.prefix is not None:
             self.forget()
-            reason = self._differs(plain, one, other, answer_logits)
+            reason = self._differs(one, other, answer_logits)
             self.forget()
             if reason:
                 self.prefix = None
                 log.warning("frozen blocks are run in every pass: %s", reason)
         if self.split:
-            reason = self._differs(plain, one, other, split_logits)
+            reason = self._differs(both, other, split_logits)
             self.forget()
             if reason:
                 self.split = False
@@ -102,12 +101,9 @@ class Passes:
         self.checked = True
 
     def _differs(
-        self,
-        plain: Tensor,
-        one: Batch,
-        other: Batch,
-        read: Callable[[nn.Module, Batch, Resumed], Tensor],
+        self, one: Batch, other: Batch, read: Callable[[nn.Module, Batch, Resumed], Tensor]
     ) -> str | None:
+        plain = answer_logits(self.model, one)
         try:
             read(self.model, one, self._resumed)
             answer_logits(self.model, other)

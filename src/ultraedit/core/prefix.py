@@ -128,10 +128,14 @@ class Prefix:
                 for text, hidden in held.items():
                     self._keep(text, hidden)
         some = held[batch.texts[0]]
-        whole = some.new_zeros(len(batch.texts), batch.width, some.shape[1])
+        width = columns.stop - columns.start
+        hidden = some.new_zeros(len(batch.texts), width, some.shape[1])
         for row, (text, start) in enumerate(zip(batch.texts, batch.starts, strict=True)):
-            whole[row, start : start + len(text)] = held[text]
-        with self._passed_through(whole[:, columns]):
+            first = max(start, columns.start)
+            end = min(start + len(text), columns.stop)
+            into = hidden[row, first - columns.start : end - columns.start]
+            into.copy_(held[text][first - start : end - start])
+        with self._passed_through(hidden):
             yield
 
     def _keep(self, text: Text, hidden: Tensor) -> None:

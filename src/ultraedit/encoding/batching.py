@@ -9,14 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ultraedit.encoding.plan import Widths, plan, plan_apart
 from ultraedit.encoding.tokenise import Encoded
 
 # `both` pads prompts on the left and answers on the right, so that all answers begin at one column.
 PaddingSide = Literal["left", "right", "both"]
-
-# What one more batch costs beside its tokens, in tokens: weights are read once a batch, and below
-# some hundred tokens reading them takes longer than the products.
-BATCH_OVERHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,8 @@ class Batch:
         scored_mask: (b, t) bool, the part of `answer_mask` that published metrics count.
         prompt_end: (b,) int64, position of the last prompt token.
         first_answer: The first column with an answer; before it are prompts alone.
+        parts: How many rows each; the prompts of a part are read in one pass, where prompts
+            are read apart from answers.
     """
 
     index: Tensor
@@ -61,6 +60,7 @@ class Batch:
     scored_mask: Tensor
     prompt_end: Tensor
     first_answer: int
+    parts: tuple[int, ...]
 
     @property
     def query(self) -> Query:
@@ -75,6 +75,28 @@ class Batch:
         """How many final positions reach back to the first answer row."""
         return self.width - self.first_answer
 
+    def prompts(self) -> Iterator[Batch]:
+        """The rows of each part, from the first column that they use."""
+        first = 0
+        for count in self.parts:
+            rows = slice(first, first + count)
+            begin = min(self.starts[rows])
+            yield Batch(
+                index=self.index[rows],
+                texts=self.texts[rows],
+                starts=tuple(start - begin for start in self.starts[rows]),
+                input_ids=self.input_ids[rows, begin:],
+                attention_mask=self.attention_mask[rows, begin:],
+                position_ids=self.position_ids[rows, begin:],
+                answer_mask=self.answer_mask[rows, begin:],
+                labels=self.labels[rows, begin:],
+                scored_mask=self.scored_mask[rows, begin:],
+                prompt_end=self.prompt_end[rows] - begin,
+                first_answer=self.first_answer - begin,
+                parts=(count,),
+            )
+            first += count
+
 
 def collate(
     texts: Sequence[Encoded],
@@ -82,8 +104,9 @@ def collate(
     device: torch.device | str,
     pad_id: int,
     side: PaddingSide = "right",
+    parts: Sequence[int] = (),
 ) -> Batch:
-    """Pad `texts` to the longest of them."""
+    """Pad `texts` to the longest of them; in one part where `parts` does not say."""
     # The last target token is predicted, never read: leaving it out saves a column.
     inputs = tuple(text.ids[:-1] for text in texts)
     widths = [_widths(text, side) for text in texts]
@@ -121,6 +144,7 @@ def collate(
         scored_mask=scored_mask.to(device),
         prompt_end=torch.tensor(answers).to(device),
         first_answer=min(answers),
+        parts=tuple(parts) or (len(texts),),
     )
 
 
@@ -130,63 +154,21 @@ def batches_of(
     device: torch.device | str,
     pad_id: int,
     side: PaddingSide = "right",
+    apart: bool = False,
 ) -> Iterator[Batch]:
-    """All texts, collated by `plan`."""
-    for group in plan([_widths(text, side) for text in texts], batch_tokens):
-        yield collate([texts[place] for place in group], group, device, pad_id, side)
+    """All texts, collated as planned; `apart` where prompts are read before their answers."""
+    widths = [_widths(text, side) for text in texts]
+    if apart:
+        batches = plan_apart(widths, batch_tokens)
+    else:
+        batches = [[group] for group in plan(widths, batch_tokens)]
+    for parts in batches:
+        group = [place for part in parts for place in part]
+        sizes = [len(part) for part in parts]
+        yield collate([texts[place] for place in group], group, device, pad_id, side, sizes)
 
 
-def plan(widths: Sequence[tuple[int, int]], batch_tokens: int) -> list[list[int]]:
-    """Group texts so that little is padded and batches are few.
-
-    Texts are put in order by length, in each of three ways; an order is cut where the sum of
-    padded tokens and `BATCH_OVERHEAD` for every batch is least, and the cheapest order counts.
-
-    Args:
-        widths: Per text the tokens that are padded on the left and those on the right.
-        batch_tokens: Padded tokens of a batch; a longer text is a batch of its own.
-
-    Returns:
-        Places in `widths`, each exactly once; ties keep their order, so the plan is a
-        function of its arguments alone.
-    """
-    orders = [
-        sorted(range(len(widths)), key=lambda i: (sum(widths[i]), widths[i][0], i)),
-        sorted(range(len(widths)), key=lambda i: (widths[i][0], widths[i][1], i)),
-        sorted(range(len(widths)), key=lambda i: (widths[i][1], widths[i][0], i)),
-    ]
-    distinct = [order for place, order in enumerate(orders) if order not in orders[:place]]
-    cuts = [_cut([widths[i] for i in order], batch_tokens) for order in distinct]
-    (_, ends), order = min(zip(cuts, distinct, strict=True), key=lambda found: found[0][0])
-    return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def _cut(widths: Sequence[tuple[int, int]], batch_tokens: int) -> tuple[int, list[int]]:
-    """Least cost of the batches of an ordered sequence, and where each of them ends."""
-    best, begin = [0], [0]
-    for end in range(1, len(widths) + 1):
-        before = after = 0
-        least, chosen = -1, end - 1
-        for start in range(end - 1, -1, -1):
-            before, after = max(before, widths[start][0]), max(after, widths[start][1])
-            padded = (end - start) * (before + after)
-            if padded > batch_tokens and start < end - 1:
-                break
-            cost = best[start] + padded + BATCH_OVERHEAD
-            if least < 0 or cost <= least:
-                least, chosen = cost, start
-        best.append(least)
-        begin.append(chosen)
-    ends = []
-    end = len(widths)
-    while end:
-        ends.append(end)
-        end = begin[end]
-    return best[-1], ends[::-1]
-
-
-def _widths(text: Encoded, side: PaddingSide) -> tuple[int, int]:
-    """Columns of a text that are aligned at their right end, and at their left."""
+def _widths(text: Encoded, side: PaddingSide) -> Widths:
     tokens = len(text.ids) - 1
     if side == "both":
         return len(text.prompt) - 1, len(text.target)

@@ -18,7 +18,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ultraedit.encoding.batching import Query, plan
+from ultraedit.encoding.batching import Query
+from ultraedit.encoding.plan import plan
 from ultraedit.errors import InputError
 from ultraedit.evaluation.teacher_forced import QueryContext, no_routing
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ultraedit.core.prefix import LOOKAHEAD_EDITS, PREFIX_BYTES
-from ultraedit.encoding.batching import plan
+from ultraedit.encoding.plan import Widths, plan_apart
 from ultraedit.models.discover import frozen_below
 from ultraedit.models.presets import inner_size
 
@@ -95,13 +95,6 @@ def edit_memory(
     served = [model.get_submodule(name).weight for name in names]
     sizes = sizes_of(model, names)
     n = turn_size * ANSWER_TOKENS_PER_EDIT
-    batches = [
-        (
-            len(group) * sum(max(widths[side] for widths in group) for side in (0, 1)),
-            sum(answers for _, answers in group),
-        )
-        for group in _nominal_batches(turn_size, batch_tokens)
-    ]
     ahead = max(turn_size, LOOKAHEAD_EDITS) * TOKENS_PER_EDIT
     rows = 4 * n * sum(d + e for d, e in shapes)
     parts = {
@@ -112,7 +105,7 @@ def edit_memory(
         if sizes.frozen
         else 0,
         "frozen pass": sizes.plain(min(batch_tokens, ahead)) if sizes.frozen else 0,
-        "graph": max(sizes.plain(t) + sizes.graph(t, answers) for t, answers in batches),
+        "graph": max(_batch(sizes, batch) for batch in _nominal_batches(turn_size, batch_tokens)),
         "rows": rows,
         "solve": max(
             max(12 * n * (d + e), 4 * n * (3 * d + 6 * e) + 16 * min(n, d) ** 2) for d, e in shapes
@@ -130,14 +123,25 @@ def edit_memory(
     return {"weights": sum(weights), **parts, "peak": peak}
 
 
-def _nominal_batches(turn_size: int, batch_tokens: int) -> list[list[tuple[int, int]]]:
+def _batch(sizes: _Sizes, parts: list[list[Widths]]) -> int:
+    """The widest pass of a batch, every key and value it keeps, and the graph of its answers."""
+    widths = [width for part in parts for width in part]
+    before, after = (max(width[side] for width in widths) for side in (0, 1))
+    passes = [len(part) * max(prompt for prompt, _ in part) for part in parts]
+    answers = len(widths) * after
+    kept = sizes.graph(len(widths) * (before + after), sum(own for _, own in widths))
+    return sizes.plain(max(*passes, answers)) + kept
+
+
+def _nominal_batches(turn_size: int, batch_tokens: int) -> list[list[list[Widths]]]:
     """(prompt, answer) tokens of a turn's edits, batch by batch, at lengths as they come."""
     longest = 2 * (TOKENS_PER_EDIT - ANSWER_TOKENS_PER_EDIT)
     widths = [
         (place * 11 % longest + 1, place * 4 % (2 * ANSWER_TOKENS_PER_EDIT - 1) + 1)
         for place in range(1, min(turn_size, MOST_NOMINAL) + 1)
     ]
-    return [[widths[place] for place in group] for group in plan(widths, batch_tokens)]
+    batches = plan_apart(widths, batch_tokens)
+    return [[[widths[place] for place in part] for part in parts] for parts in batches]
 
 
 def sizes_of(model: PreTrainedModel, names: Sequence[str]) -> _Sizes:
