@@ -5,6 +5,7 @@ from torch.nn import functional as F
 from ultraedit.core.capture import capture
 from ultraedit.encoding.batching import batches_of, collate
 from ultraedit.encoding.tokenise import Encoded
+from ultraedit.evaluation.teacher_forced import score
 from ultraedit.models.discover import projections
 
 
@@ -62,6 +63,8 @@ def test_rows_are_those_of_each_text_alone(build, architecture, generator):
             mine = rows[name].edit_index == place
             torch.testing.assert_close(rows[name].inputs[mine], inputs, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(rows[name].gradients[mine], gradients, rtol=1e-3, atol=1e-5)
+        (alone,) = score(model, [collate([text], [0], "cpu", 0)])
+        torch.testing.assert_close(rows[name].losses[mine], alone.losses, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right", "both"])

@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ultraedit.core.forward import Read, answer_logits, answer_losses
+from ultraedit.core.forward import Read, answer_logits
+from ultraedit.core.loss import loss_gradient
 from ultraedit.encoding.batching import Batch
 
 FLOAT16_SCALES = (2.0**12, 2.0**6, 1.0)
@@ -26,11 +27,13 @@ class Rows:
             to the module's outputs.
         edit_index: (n,) int64, which text each row belongs to; ascending, and in token
             order within a text.
+        losses: (n,) float32, cross-entropy of the tokens themselves.
     """
 
     inputs: Tensor
     gradients: Tensor
     edit_index: Tensor
+    losses: Tensor
 
 
 def capture(
@@ -70,14 +73,16 @@ def _capture_batch(
     scales = FLOAT16_SCALES if half else (1.0,)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with frozen(model), _recording(modules, seen), torch.enable_grad():
-        loss = answer_losses(read(batch), batch).sum()
+        logits = read(batch)
         missing = [name for name in modules if name not in seen]
         if missing:
             raise RuntimeError(f"the forward pass does not reach {', '.join(missing)}")
         outputs = [seen[name][1] for name in modules]
+        labels = batch.labels[batch.answer_mask].to(logits.device)
         for scale in scales:
             last = scale == scales[-1]
-            gradients = torch.autograd.grad(loss * scale, outputs, retain_graph=not last)
+            losses, slope = loss_gradient(logits, labels, scale)
+            gradients = torch.autograd.grad(logits, outputs, slope, retain_graph=not last)
             if last or all(torch.isfinite(gradient).all() for gradient in gradients):
                 break
     rows = {}
@@ -90,7 +95,10 @@ def _capture_batch(
         text = batch.index.to(gradient.device)[mask.nonzero()[:, 0]]
         chosen = mask if inputs.dim() == 3 else mask.flatten()
         rows[name] = Rows(
-            inputs[chosen.to(inputs.device)].float(), gradient[chosen].float() / scale, text
+            inputs[chosen.to(inputs.device)].float(),
+            gradient[chosen].float() / scale,
+            text,
+            losses.to(gradient.device),
         )
     return rows
 
@@ -102,6 +110,7 @@ def _in_order(parts: list[Rows]) -> Rows:
         torch.cat([part.inputs for part in parts])[order],
         torch.cat([part.gradients for part in parts])[order],
         index[order],
+        torch.cat([part.losses for part in parts])[order],
     )
 
 

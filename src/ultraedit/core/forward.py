@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import DynamicCache
 
 from ultraedit.encoding.batching import Batch
@@ -59,12 +58,6 @@ def split_logits(model: nn.Module, batch: Batch, resumed: Resumed = not_resumed)
     after = slice(batch.first_answer, batch.width)
     with resumed(batch, after):
         return _answer_rows(model, batch, after, cache)
-
-
-def answer_losses(logits: Tensor, batch: Batch) -> Tensor:
-    """(n,) float32 cross-entropy of every target token of the batch, row-major."""
-    labels = batch.labels[batch.answer_mask].to(logits.device)
-    return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
 class _PromptsRead(Exception):  # noqa: N818 - it ends a pass, nothing is wrong

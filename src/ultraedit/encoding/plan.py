@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 # What one more batch costs beside its tokens, in tokens: weights are read once a batch, and below
 # some hundred tokens reading them takes longer than the products.
-BATCH_OVERHEAD = 64
+BATCH_OVERHEAD = 96
 # The same of a batch of answers: its backward pass reads the weights again, and a product
 # library may have to put them in another order for that.
 ANSWERS_OVERHEAD = 256

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ultraedit.core.forward import Read, answer_logits
+from ultraedit.core.loss import token_losses
 from ultraedit.encoding.batching import Batch, Query
 
 QueryContext = Callable[[Query], AbstractContextManager[Any]]
@@ -65,10 +65,9 @@ def score(
     read = read or partial(answer_logits, model)
     for batch in batches:
         with query(batch.query):
-            answers = read(batch).float()
-        labels = batch.labels[batch.answer_mask].to(answers.device)
-        losses = F.cross_entropy(answers, labels, reduction="none").cpu()
-        correct = (answers.argmax(-1) == labels).cpu()
+            logits = read(batch)
+        labels = batch.labels[batch.answer_mask].to(logits.device)
+        losses, correct = (found.cpu() for found in token_losses(logits, labels))
         sizes = batch.answer_mask.sum(1).tolist()
         counted = batch.scored_mask.sum(1).tolist()
         parts = zip(torch.split(losses, sizes), torch.split(correct, sizes), counted, strict=True)

@@ -59,13 +59,12 @@ class _Sizes:
     def graph(self, tokens: int, answers: int) -> int:
         """Keys and values of all tokens in the edited blocks, and a graph over the answers.
 
-        The expanded keys and values are part of the graph. A logit is held in float32, as a
-        logarithm of a probability and as a gradient; in half precision also as it came out.
+        The expanded keys and values are part of the graph. A logit is held as it came out and
+        as a gradient.
         """
         keys = self.itemsize * tokens * 2 * (self.keys + self.width)
         saved = answers * (self.itemsize * (5 * self.inner + 8 * self.width) + 12 * self.width)
-        logit = 12 if self.itemsize == 4 else 12 + 2 * self.itemsize
-        return self.top * (keys + saved) + answers * self.vocabulary * logit
+        return self.top * (keys + saved) + 2 * self.itemsize * answers * self.vocabulary
 
 
 def edit_memory(
