@@ -17,6 +17,7 @@ import gzip
 import json
 import statistics
 import time
+from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,7 @@ from shapes import machine
 
 from ultraedit import Edit, Editor
 from ultraedit.core.passes import Passes
+from ultraedit.encoding.tokenise import Encoder
 
 MEASURE_EVERY = 200
 LOOKAHEAD_TURNS = 10
@@ -41,32 +43,50 @@ def table(file: Any) -> Any:
     return csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-def edits(facts: Path, relations: Path) -> Iterator[Edit]:
+def edits(facts: Path, relations: Path, encoder: Encoder, most_tokens: int) -> Iterator[Edit]:
+    """All of them round after round; lengths are counted once, prompts and targets apart."""
     with relations.open(newline="") as file:
         questions = {row["relation"]: row["question"] for row in table(file)}
     with gzip.open(facts, "rt", newline="") as file:
         rows = [
-            (row["relation"], row["subject"], row["object"])
-            for row in table(file)
-            if row["relation"] in questions
-            and fits(row["subject"], 100)
-            and fits(row["object"], 60)
+            (one["relation"], one["subject"], one["object"])
+            for one in table(file)
+            if one["relation"] in questions
+            and fits(one["subject"], 100)
+            and fits(one["object"], 60)
         ]
+    rows = [
+        (relation, questions[relation].replace("[S]", subject), target)
+        for relation, subject, target in rows
+    ]
     of_relation: dict[str, list[str]] = {}
     for relation, _, target in rows:
         of_relation.setdefault(relation, []).append(target)
+    prompts = token_counts(encoder, [prompt for _, prompt, _ in rows], special=True)
+    distinct = sorted({target for _, _, target in rows})
+    counts = token_counts(encoder, [f" {target}" for target in distinct], special=False)
+    sizes = {t: count + encoder.append_eos for t, count in zip(distinct, counts, strict=True)}
     round_ = 0
     while True:
         places = dict.fromkeys(of_relation, 0)
-        for relation, subject, _ in rows:
+        for (relation, prompt, _), length in zip(rows, prompts, strict=True):
             targets, place = of_relation[relation], places[relation]
             places[relation] += 1
             # Another object of the same relation in every round; the first is the true one.
-            yield Edit(
-                questions[relation].replace("[S]", subject),
-                targets[(place + 97 * round_) % len(targets)],
-            )
+            target = targets[(place + 97 * round_) % len(targets)]
+            if length + sizes[target] <= most_tokens:
+                yield Edit(prompt, target)
         round_ += 1
+
+
+def token_counts(encoder: Encoder, texts: list[str], special: bool) -> array[int]:
+    """Of every text; in chunks, since what the tokenizer once held stays with the process."""
+    counts = array("H")
+    for first in range(0, len(texts), 500):
+        part = texts[first : first + 500]
+        found = encoder.tokenizer(part, add_special_tokens=special)["input_ids"]
+        counts.extend(len(ids) for ids in found)
+    return counts
 
 
 def resident_bytes() -> int:
@@ -93,8 +113,8 @@ def run(
     forwards: list[dict[str, float]] = []
     count = 0
     while count < total:
-        began = clocks()
         window = list(islice(source, min(turn_size * LOOKAHEAD_TURNS, total - count)))
+        began = clocks()
         editor.look_ahead(window)
         ahead = since(began)
         parts = [window[start : start + turn_size] for start in range(0, len(window), turn_size)]
@@ -181,11 +201,7 @@ def main() -> None:
         "demo", dtype=arguments.dtype, journal=False, check_learned=arguments.check_learned
     )
     encoder = editor.bench.encoder
-    source = (
-        edit
-        for edit in edits(arguments.facts, arguments.relations)
-        if len(encoder.encode(edit.prompt, edit.answers[0]).ids) <= arguments.most_tokens
-    )
+    source = edits(arguments.facts, arguments.relations, encoder, arguments.most_tokens)
     for measured in run(editor, source, arguments.edits, arguments.turn_size):
         result = {
             "machine": machine(torch.device("cpu")),

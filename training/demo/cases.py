@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from corpus import Fact, Phrasings, read_facts, read_phrasings
+from corpus import HERE, Fact, Phrasings, read_facts, read_phrasings
 from train import exact_rows
 
 
@@ -86,13 +86,14 @@ def make_cases(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="holds model/, gets the files")
+    parser.add_argument("--data", type=Path, default=HERE, help="holds facts and phrasings")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--facts", type=int, help="what the model was trained on, if not all")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.folder / "model")
     model = AutoModelForCausalLM.from_pretrained(args.folder / "model", dtype=torch.float32)
-    facts, phrasings = read_facts(), read_phrasings()
+    facts, phrasings = read_facts(args.data), read_phrasings(args.data)
     # The same draw as in training.
     facts = random.Random(args.seed).sample(facts, args.facts) if args.facts else facts
     known_in: dict[int, list[bool]] = defaultdict(list)

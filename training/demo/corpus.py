@@ -36,8 +36,8 @@ class Phrasings:
         return self.statements + self.questions
 
 
-def read_phrasings(path: Path = HERE / "phrasings.toml") -> dict[str, Phrasings]:
-    with path.open("rb") as file:
+def read_phrasings(folder: Path = HERE) -> dict[str, Phrasings]:
+    with (folder / "phrasings.toml").open("rb") as file:
         table = tomllib.load(file)
     return {
         relation: Phrasings(tuple(row["statements"]), tuple(row["questions"]), row["held_out"])
@@ -45,14 +45,14 @@ def read_phrasings(path: Path = HERE / "phrasings.toml") -> dict[str, Phrasings]
     }
 
 
-def read_facts(path: Path = HERE / "facts.tsv.gz") -> list[Fact]:
+def read_facts(folder: Path = HERE) -> list[Fact]:
     """Facts whose subject has exactly one answer in its relation, in file order.
 
     A subject with two answers cannot be known by heart as one greedy answer, so
     such subjects are left out.
     """
     answers: dict[tuple[str, str], set[str]] = defaultdict(set)
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+    with gzip.open(folder / "facts.tsv.gz", "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
             answers[row["relation"], row["subject"].strip()].add(row["object"].strip())
     return [

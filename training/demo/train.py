@@ -34,7 +34,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from corpus import Fact, Phrasings, read_facts, read_phrasings, sentences
+from corpus import HERE, Fact, Phrasings, read_facts, read_phrasings, sentences
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 # Static lengths, so that a compiled step is compiled once per length.
@@ -232,7 +232,7 @@ def exact_rows(
 
 def train(args: argparse.Namespace) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
-    facts, phrasings = read_facts(), read_phrasings()
+    facts, phrasings = read_facts(args.data), read_phrasings(args.data)
     facts = random.Random(args.seed).sample(facts, args.facts) if args.facts else facts
     tokenizer = build_tokenizer(facts, phrasings, args.vocab)
     tokenizer.save_pretrained(args.work / "tokenizer")
@@ -296,6 +296,7 @@ def export(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--data", type=Path, default=HERE, help="holds facts and phrasings")
     parser.add_argument("--export", type=Path, help="write the trained model here and stop")
     parser.add_argument("--architecture", choices=("llama", "gpt2"), default="llama")
     parser.add_argument("--facts", type=int, help="learn this many facts only")
