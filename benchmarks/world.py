@@ -5,8 +5,8 @@
     python training/demo/train.py --data WORLD --work runs/world --export WORLD/model
     python training/demo/cases.py WORLD --data WORLD --cases 2000
 
-Writes `facts.tsv.gz` and `phrasings.toml`, as `training/demo` has them of the real world. Nothing of
-it can have been seen before, every person has every attribute, and answers are shared by many:
+Writes `facts.tsv.gz` and `phrasings.toml`, as `training/demo` has them of the real world. Nothing
+of it can have been seen before, every person has every attribute, and answers are shared by many:
 what a model says of one person is told from another by the name alone.
 """
 
