@@ -69,13 +69,17 @@ def edits(facts: Path, relations: Path, encoder: Encoder, most_tokens: int) -> I
     round_ = 0
     while True:
         places = dict.fromkeys(of_relation, 0)
+        found = 0
         for (relation, prompt, _), length in zip(rows, prompts, strict=True):
             targets, place = of_relation[relation], places[relation]
             places[relation] += 1
             # Another object of the same relation in every round; the first is the true one.
             target = targets[(place + 97 * round_) % len(targets)]
             if length + sizes[target] <= most_tokens:
+                found += 1
                 yield Edit(prompt, target)
+        if not found:
+            raise SystemExit(f"no edit has at most {most_tokens} tokens")
         round_ += 1
 
 
@@ -126,7 +130,7 @@ def run(
             turns.append((wall + ahead[0] / len(parts), own + ahead[1] / len(parts)))
             count += len(part)
         memory.append(resident_bytes())
-        if len(turns) % MEASURE_EVERY == 0:
+        if len(turns) % MEASURE_EVERY == 0 or count >= total:
             texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in parts[-1]]
             passes, bench.passes = bench.passes, Passes(bench.model, split=False)
             walls, owns = zip(*(forward(bench, texts) for _ in range(3)), strict=True)

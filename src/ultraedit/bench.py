@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit.core.apply import MasterWeight
-from ultraedit.core.capture import Rows, capture
+from ultraedit.core.capture import Loss, Rows, capture
+from ultraedit.core.loss import loss_gradient
 from ultraedit.core.passes import Passes
-from ultraedit.encoding.batching import Batch, batches_of, collate
+from ultraedit.encoding.batching import Batch, PaddingSide, batches_of, collate
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import (
@@ -69,12 +70,13 @@ class Bench:
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
         pad, apart = pad_id(self.tokenizer), self.passes.split
-        return batches_of(texts, self.batch_tokens, self.device, pad, "both", apart)
+        side: PaddingSide = "both" if apart else "right"
+        return batches_of(texts, self.batch_tokens, self.device, pad, side, apart)
 
-    def capture(self, texts: Sequence[Encoded]) -> dict[str, Rows]:
+    def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
         self._hold(texts)
         modules = {name: target.module for name, target in self.targets.items()}
-        return capture(self.model, modules, self.batches(texts), self.passes)
+        return capture(self.model, modules, self.batches(texts), self.passes, loss)
 
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
         self._hold(texts)
@@ -119,15 +121,15 @@ class Bench:
         self.passes.forget()
 
     def _check_batches(self, text: Encoded) -> tuple[Batch, Batch, Batch]:
-        """A text, a shorter one, and both in two parts."""
-        prompt = text.prompt if len(text.prompt) > 1 else text.prompt * 2
+        """A text, a shorter one, and both in two parts, padded inside one and between them."""
+        prompt = text.prompt * (4 // len(text.prompt) + 1) if len(text.prompt) < 4 else text.prompt
         long = Encoded(prompt, text.target, 1)
         short = Encoded(prompt[-2:], text.target[:1], 1)
         pad = pad_id(self.tokenizer)
         return (
             collate([long], [0], self.device, pad, "both"),
             collate([short], [0], self.device, pad, "both"),
-            collate([short, long], [0, 1], self.device, pad, "both", [1, 1]),
+            collate([short, long, short], [0, 1, 2], self.device, pad, "both", [1, 2]),
         )
 
     def check_length(self, text: Encoded, what: str) -> None:

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from ultraedit.core import loss
-from ultraedit.core.loss import loss_gradient, token_losses
+from ultraedit.core.loss import lead_gradient, loss_gradient, token_losses
 
 DTYPES = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 
@@ -34,6 +34,7 @@ def test_logits_are_left_as_they_were(generator):
     logits = torch.randn(3, 9, generator=generator)
     before = logits.clone()
     loss_gradient(logits, torch.tensor([1, 2, 3]))
+    lead_gradient(logits, torch.tensor([1, 2, 3]))
     token_losses(logits, torch.tensor([1, 2, 3]))
     assert torch.equal(logits, before)
 
@@ -44,3 +45,15 @@ def test_a_logit_that_is_not_finite_shows(generator):
     losses, gradient = loss_gradient(logits, torch.tensor([1, 2]))
     assert torch.isfinite(losses).tolist() == [True, False]
     assert not torch.isfinite(gradient[1]).any()
+
+
+@pytest.mark.parametrize("chunk", [1, 2**21])
+def test_the_lead_of_the_likeliest_token_and_its_gradient(generator, monkeypatch, chunk):
+    monkeypatch.setattr(loss, "CHUNK", chunk)
+    logits = (2 * torch.randn(6, 20, generator=generator)).double().requires_grad_()
+    probabilities = logits.softmax(-1).max(-1).values
+    lead = probabilities.log() - (1 - probabilities).log()
+    (slope,) = torch.autograd.grad(lead.sum(), logits)
+    losses, gradient = lead_gradient(logits, torch.zeros(6, dtype=torch.long), scale=2.0)
+    torch.testing.assert_close(losses.double(), -probabilities.log().detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient / 2, slope, rtol=1e-5, atol=1e-6)

@@ -1,10 +1,14 @@
 import logging
+import math
 
 import pytest
 import torch
 from transformers import DynamicCache
 
 from ultraedit import Edit, Editor
+from ultraedit.core.passes import Passes, _near
+from ultraedit.encoding.batching import collate
+from ultraedit.encoding.tokenise import Encoded
 from ultraedit.models.discover import decoder_blocks
 
 EDITS = [Edit("the capital of france is", "jazz"), Edit("who plays", "guitar")]
@@ -115,3 +119,31 @@ def test_an_interrupted_check_is_made_again(build, tokenizer, monkeypatch):
     editor.edit(EDITS)
     assert passes.checked
     assert passes.prefix is not None
+
+
+def test_tables_that_depend_on_the_longest_text_are_read_whole(build, generator, monkeypatch):
+    """`dynamic` and `longrope` look at a whole pass: its parts would see other tables."""
+    model = build("llama")
+    assert Passes(model).switch == math.inf
+    model.config.rope_parameters = {
+        "rope_type": "dynamic", "original_max_position_embeddings": 6,
+    }  # fmt: skip
+    passes = Passes(model, split_tokens=0)
+    assert passes.switch == 6
+
+    def refused(*args):
+        raise AssertionError("read apart")
+
+    monkeypatch.setattr("ultraedit.core.passes.split_logits", refused)
+    with torch.no_grad():
+        passes(collate([Encoded((3, 4, 5, 6), (7, 8, 9, 9), 1)], [0], "cpu", 0, "both"))
+        passes.switch = 7
+        with pytest.raises(AssertionError, match="read apart"):
+            passes(collate([Encoded((3, 4, 5, 6), (7, 8, 9, 9), 1)], [0], "cpu", 0, "both"))
+
+
+def test_what_all_logits_have_in_common_does_not_hide_a_difference(generator):
+    plain = torch.randn(4, 50, generator=generator)
+    other = torch.randn(4, 50, generator=generator)
+    assert not _near(other - 1000, plain - 1000, 0.1)
+    assert _near(plain + 0.01 * other, plain, 0.1)

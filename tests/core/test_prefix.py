@@ -3,6 +3,7 @@ import torch
 
 from ultraedit import Case, Edit, Editor, TurnRefusedError
 from ultraedit.core.capture import capture
+from ultraedit.core.forward import answer_logits, split_logits
 from ultraedit.core.passes import Passes
 from ultraedit.core.prefix import Prefix
 from ultraedit.encoding.batching import batches_of, collate
@@ -243,3 +244,25 @@ def test_an_interrupted_pass_leaves_the_blocks_as_they_were(build, generator):
     assert not inside.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert all("forward" not in block.__dict__ for block in blocks)
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in blocks)
+
+
+@pytest.mark.parametrize("held", [0, 2])
+def test_a_batch_in_parts_runs_its_frozen_blocks_once_without_a_buffer(build, generator, held):
+    """No text fits; a part's texts serve the answers' pass too, and are let go of then."""
+    model = build("llama")
+    names = choose_modules(model, "auto")
+    blocks = decoder_blocks(model)[1]
+    texts = [
+        Encoded(text.ids[:1] * 3 + text.prompt, text.target, 1) for text in texts_of(generator)
+    ]
+    prefix = prefix_below(model, names)
+    if held:
+        prefix.hold(batches_of(texts[:held], 20, "cpu", 0), ahead=True)
+    prefix.most_bytes = prefix.bytes
+    batch = collate(texts, range(6), "cpu", 0, "both", [2, 4])
+    plain = answer_logits(model, batch)
+    runs = Runs(blocks)
+    found = split_logits(model, batch, prefix.resumed)
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    assert runs.counts[: prefix.frozen] == [1 if held else 2] * prefix.frozen
+    assert not prefix._passing

@@ -60,7 +60,8 @@ def test_prompts_apart_from_answers_stay_within_their_budgets(widths, budget):
     for parts in batches:
         inside = [widths[place] for part in parts for place in part]
         padded = len(inside) * (max(p for p, _ in inside) + max(a for _, a in inside))
-        assert len(inside) == 1 or padded <= MOST_PARTS * budget
+        asked = len(inside) * max(a for _, a in inside)
+        assert len(inside) == 1 or (padded <= MOST_PARTS * budget and asked <= budget // MOST_PARTS)
         for part in parts:
             assert len(part) == 1 or len(part) * max(widths[p][0] for p in part) <= budget
 

@@ -283,5 +283,5 @@ def test_a_side_memory_goes_back_as_a_whole_and_says_that_it_cannot_in_part(
         editor.save(tmp_path / "out")
     assert editor.undo(to=2).exact is True
     assert float(editor.method.seen) == 8
-    with pytest.raises(InputError, match="changes no weights"):
+    with pytest.raises(InputError, match="changed no weights"):
         editor.undo(edit="e1.0")

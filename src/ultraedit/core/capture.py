@@ -14,6 +14,8 @@ from ultraedit.core.forward import Read, answer_logits
 from ultraedit.core.loss import loss_gradient
 from ultraedit.encoding.batching import Batch
 
+Loss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
 FLOAT16_SCALES = (2.0**12, 2.0**6, 1.0)
 
 
@@ -27,7 +29,8 @@ class Rows:
             to the module's outputs.
         edit_index: (n,) int64, which text each row belongs to; ascending, and in token
             order within a text.
-        losses: (n,) float32, cross-entropy of the tokens themselves.
+        losses: (n,) float32, of the tokens themselves: cross-entropy, unless another loss
+            was asked for.
     """
 
     inputs: Tensor
@@ -41,6 +44,7 @@ def capture(
     modules: Mapping[str, nn.Module],
     batches: Iterable[Batch],
     read: Read | None = None,
+    loss: Loss = loss_gradient,
 ) -> dict[str, Rows]:
     """Rows of every module over all batches, in the order of the texts they came from.
 
@@ -52,6 +56,8 @@ def capture(
         modules: Linear maps inside `model`, by name.
         batches: Padded texts; `Batch.index` says which text each row is.
         read: How the model is read, where not in one pass of the whole; see `core.passes`.
+        loss: What is differentiated: from logits, labels and a scale to a value of every
+            token and the gradient with respect to the logits; see `core.loss`.
 
     Returns:
         Per module name, on the module's device. Gradients of a float16 model are computed
@@ -60,14 +66,14 @@ def capture(
     parts: dict[str, list[Rows]] = {name: [] for name in modules}
     read = read or partial(answer_logits, model)
     for batch in batches:
-        rows = _capture_batch(model, modules, batch, read)
+        rows = _capture_batch(model, modules, batch, read, loss)
         for name, part in rows.items():
             parts[name].append(part)
     return {name: _in_order(part) for name, part in parts.items()}
 
 
 def _capture_batch(
-    model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch, read: Read
+    model: nn.Module, modules: Mapping[str, nn.Module], batch: Batch, read: Read, loss: Loss
 ) -> dict[str, Rows]:
     half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
     scales = FLOAT16_SCALES if half else (1.0,)
@@ -81,7 +87,7 @@ def _capture_batch(
         labels = batch.labels[batch.answer_mask].to(logits.device)
         for scale in scales:
             last = scale == scales[-1]
-            losses, slope = loss_gradient(logits, labels, scale)
+            losses, slope = loss(logits, labels, scale)
             gradients = torch.autograd.grad(logits, outputs, slope, retain_graph=not last)
             if last or all(torch.isfinite(gradient).all() for gradient in gradients):
                 break

@@ -102,10 +102,14 @@ def _joined(caches: Sequence[_PromptCache | None], batch: Batch) -> _PromptCache
             layer.is_initialized = True
         elif len(caches) > 1:
             own = [None if cache is None else cache.layers[number] for cache in caches]
-            layer.keys, layer.values = (
-                _stacked([None if one is None else getattr(one, what) for one in own], batch)
-                for what in ("keys", "values")
-            )
+            for what in ("keys", "values"):
+                stacked = _stacked(
+                    [None if one is None else getattr(one, what) for one in own], batch
+                )
+                for one in own:
+                    if one is not None:
+                        setattr(one, what, None)
+                setattr(layer, what, stacked)
     whole.filling = False
     return whole
 
@@ -158,7 +162,8 @@ def _answer_rows(
     with _head_rows(model, choose):
         logits = _logits(model, batch, columns, cache, logits_to_keep=keep)
     if chosen:
-        return logits[0]
+        # Its backward pass is a view, which that of an index is not.
+        return logits.squeeze(0)
     mask = batch.answer_mask[:, -keep:].to(logits.device)
     return logits[:, -keep:][mask]
 

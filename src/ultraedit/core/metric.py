@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-6
+
 
 def metric_rows(
     keys: Tensor, targets: Tensor, inverse: Tensor, ridge: float
@@ -52,7 +54,8 @@ def absorbed(inverse: Tensor, left: Tensor, system: Tensor, weight: float) -> Te
         ValueError: the rows are not finite.
     """
     inner = system.double().clone()
-    inner.diagonal().add_(1 / weight)
+    # What rounding the rows to float32 may have taken from the smallest eigenvalue.
+    inner.diagonal().add_(1 / weight + ROUNDING * inner.diagonal().mean())
     factor, failed = torch.linalg.cholesky_ex(inner)
     if failed:
         raise ValueError("keys that are not finite cannot be remembered")

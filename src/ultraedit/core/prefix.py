@@ -48,6 +48,7 @@ class Prefix:
         self._held: OrderedDict[Text, Tensor] = OrderedDict()
         self._ahead: set[Text] = set()
         self._bytes = 0
+        self._passing: dict[Text, Tensor] = {}
         self._outputs = 0
         self._token = 0
 
@@ -113,20 +114,23 @@ class Prefix:
         """Empty the buffer."""
         self._held.clear()
         self._ahead.clear()
+        self._passing.clear()
         self._bytes = 0
 
     @contextmanager
     def resumed(self, batch: Batch, columns: slice) -> Iterator[None]:
         """Inside, one pass over `columns` of the batch begins at the first edited block.
 
-        A batch that is not held whole is computed, and held if there is room.
+        A batch that is not held whole is computed, and held if there is room; if there is
+        none, until a pass over its last columns.
         """
-        held: Mapping[Text, Tensor] = self._held
-        if any(text not in held for text in batch.texts):
-            held = self._run(batch)
-            if self._bytes + sum(map(_size, held.values())) <= self.most_bytes:
-                for text, hidden in held.items():
+        if any(text not in self._held and text not in self._passing for text in batch.texts):
+            found = self._run(batch)
+            self._passing |= found
+            if self._bytes + sum(map(_size, found.values())) <= self.most_bytes:
+                for text, hidden in found.items():
                     self._keep(text, hidden)
+        held = {t: self._held[t] if t in self._held else self._passing[t] for t in batch.texts}
         some = held[batch.texts[0]]
         width = columns.stop - columns.start
         hidden = some.new_zeros(len(batch.texts), width, some.shape[1])
@@ -135,6 +139,8 @@ class Prefix:
             end = min(start + len(text), columns.stop)
             into = hidden[row, first - columns.start : end - columns.start]
             into.copy_(held[text][first - start : end - start])
+        if columns.stop == batch.width:
+            self._passing.clear()
         with self._passed_through(hidden):
             yield
 

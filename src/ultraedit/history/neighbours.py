@@ -75,11 +75,16 @@ def neighbours(out: Path, edit: str, turn: int | None) -> list[tuple[int, EditRe
             return result
         rows, edits = own
         wanted = rows[edits == place]
+        if not len(wanted):
+            return result  # it was known before its turn: nothing was written
         others = [n for n in effect.turns if n != found and n > head.factors_after]
         others = sorted(others, key=lambda n: abs(n - found))[:MOST_TURNS]
         alike: list[tuple[float, int, int]] = []
         for number in others:
             if (held := _keys(layout, journal.entry(number))) is None:
+                continue
+            held = held[0][held[1] >= 0], held[1][held[1] >= 0]
+            if not len(held[0]):
                 continue
             nearest = (held[0] @ wanted.T).amax(1)
             for one in sorted(set(held[1].tolist())):

@@ -190,7 +190,7 @@ def contribution(layout: Layout, head: Head, entry: Entry, place: int) -> list[M
     passes, _ = read_factors(layout.history, entry.factors)
     if not any(passes):
         raise InputError(
-            "the method changes no weights, so no edit can be subtracted; use `undo --to`"
+            f"turn {entry.number} changed no weights, so no edit can be subtracted; use `undo --to`"
         )
     result: list[Mapping[str, Shift]] = []
     for shifts in passes:

@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ultraedit.core.capture import Rows
+from ultraedit.core.capture import Loss, Rows
+from ultraedit.core.loss import loss_gradient
 from ultraedit.core.shift import Shift
 from ultraedit.encoding.batching import Batch, Query
 from ultraedit.encoding.tokenise import Encoded, Encoder
@@ -69,7 +70,7 @@ class Workbench(Protocol):
     @property
     def targets(self) -> Mapping[str, Target]: ...
 
-    def capture(self, texts: Sequence[Encoded]) -> dict[str, Rows]:
+    def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
         """Inputs and output gradients of every edited module at the texts' answer tokens."""
         ...
 

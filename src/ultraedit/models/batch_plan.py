@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from ultraedit.models.memory import edit_memory
+from ultraedit.encoding.plan import MOST_PARTS
+from ultraedit.models.memory import TOKENS_PER_EDIT, edit_memory
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
 LEAST_TOKENS = 256
@@ -32,7 +33,9 @@ def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str]) -> int:
     tokens = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"])
     free = free_bytes(device)
     while names and free is not None and tokens > LEAST_TOKENS:
-        if edit_memory(model, names, TURN, device.type, tokens)["peak"] <= SHARE * free:
+        # As many edits as fill a batch, should turns be that large.
+        edits = max(TURN, MOST_PARTS * tokens // TOKENS_PER_EDIT)
+        if edit_memory(model, names, edits, device.type, tokens)["peak"] <= SHARE * free:
             break
         tokens //= 2
     return tokens

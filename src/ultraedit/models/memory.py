@@ -56,15 +56,17 @@ class _Sizes:
         """A pass without a graph: at its widest, inside an MLP."""
         return tokens * (self.itemsize * (2 * self.inner + 4 * self.width) + 4 * self.width)
 
-    def graph(self, tokens: int, answers: int) -> int:
+    def graph(self, tokens: int, answers: int, asked: int) -> int:
         """Keys and values of all tokens in the edited blocks, and a graph over the answers.
+
+        The head is given those of them that are no padding.
 
         The expanded keys and values are part of the graph. A logit is held as it came out and
         as a gradient.
         """
         keys = self.itemsize * tokens * 2 * (self.keys + self.width)
         saved = answers * (self.itemsize * (5 * self.inner + 8 * self.width) + 12 * self.width)
-        return self.top * (keys + saved) + 2 * self.itemsize * answers * self.vocabulary
+        return self.top * (keys + saved) + 2 * self.itemsize * asked * self.vocabulary
 
 
 def edit_memory(
@@ -128,7 +130,7 @@ def _batch(sizes: _Sizes, parts: list[list[Widths]]) -> int:
     before, after = (max(width[side] for width in widths) for side in (0, 1))
     passes = [len(part) * max(prompt for prompt, _ in part) for part in parts]
     answers = len(widths) * after
-    kept = sizes.graph(len(widths) * (before + after), sum(own for _, own in widths))
+    kept = sizes.graph(len(widths) * (before + after), answers, sum(own for _, own in widths))
     return sizes.plain(max(*passes, answers)) + kept
 
 

@@ -1,0 +1,113 @@
+"""What the model's own text says about a module: which inputs are in use, which outputs decide.
+
+Both moments come from one forward and backward pass over text that the model drew itself: no
+corpus, and what it says by itself is what it should go on saying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ultraedit.core.capture import Rows
+from ultraedit.core.loss import lead_gradient
+from ultraedit.encoding.tokenise import Encoded
+from ultraedit.methods.anchored.derive import DAMPING, FLOOR
+from ultraedit.methods.base import Workbench
+from ultraedit.models.target import Target
+
+# Texts of one capture: its rows are float32, and at 7B's width some 70 kB a token and module.
+CHUNK = 128
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What one module is held by.
+
+    Attributes:
+        metric: (d, d) float32, E[h h^T] over the anchors' tokens, plus a floor. A token counts
+            as much as the model is sure of its choice there.
+        whitening: (e, e) float32, (E[m m^T] + damping)^-1 with m the gradient of the lead that
+            the model's choice has over every other token. A gradient of the module's outputs
+            times this is the change that gains most for what it costs of other choices. It is
+            scaled so that m itself comes out, on average, at the size of the outputs.
+    """
+
+    metric: Tensor
+    whitening: Tensor
+
+
+@dataclass
+class _Sums:
+    inputs: Tensor
+    gradients: Tensor
+    weight: float
+
+
+def measure(bench: Workbench, texts: Sequence[Encoded]) -> dict[str, Anchors]:
+    """Anchors of every edited module over `texts`; position 0 is left out.
+
+    What stands at the first position attends to nothing else and is the same for all texts.
+    """
+    sums: dict[str, _Sums] = {}
+    for first in range(0, len(texts), CHUNK):
+        for name, rows in bench.capture(texts[first : first + CHUNK], lead_gradient).items():
+            _add(sums, name, rows)
+    return {name: _anchors(sums.pop(name), target) for name, target in bench.targets.items()}
+
+
+def shared_inputs(bench: Workbench, texts: Sequence[Encoded]) -> dict[str, str]:
+    """For every module the first one that is given the same inputs, itself otherwise.
+
+    Gate and up projections of one block are.
+    """
+    rows = bench.capture(texts)
+    leaders: dict[str, str] = {}
+    for name in bench.targets:
+        leaders[name] = next(
+            (other for other in leaders if _same(rows[other].inputs, rows[name].inputs)), name
+        )
+    return leaders
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.device == other.device and torch.equal(one, other)
+
+
+def _add(sums: dict[str, _Sums], name: str, rows: Rows) -> None:
+    later = torch.cat([rows.edit_index.new_zeros(1), rows.edit_index[:-1]]) == rows.edit_index
+    later[0] = False
+    # The square root goes into both sides of the product.
+    sure = torch.exp(-rows.losses).to(later.device) * later
+    h, g = (
+        (part * sure.sqrt().to(part.device)[:, None]).double()
+        for part in (rows.inputs, rows.gradients)
+    )
+    held = sums.setdefault(name, _Sums(torch.zeros(()), torch.zeros(()), 0.0))
+    held.inputs = h.T @ h + held.inputs.to(h.device)
+    held.gradients = g.T @ g + held.gradients.to(g.device)
+    held.weight += float(sure.sum())
+
+
+def _anchors(sums: _Sums, target: Target) -> Anchors:
+    if not sums.weight:
+        # Every text ended at once: nothing is known, and every direction is as dear as another.
+        eye = partial(torch.eye, device=target.parameter.device)
+        return Anchors(eye(target.d), eye(target.e))
+    metric = sums.inputs / sums.weight
+    weight = target.parameter.detach().double()
+    weight = weight if target.transposed else weight.T
+    outputs = torch.einsum("ed,dk,ek->", weight, metric, weight).clamp(min=0).sqrt()
+    metric.diagonal().add_(FLOOR * metric.diagonal().mean())
+    leads = sums.gradients / sums.weight
+    damped = leads.clone()
+    damped.diagonal().add_(DAMPING * leads.diagonal().mean() + TINY)
+    whitening = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    # The root of the mean square of a whitened m.
+    size = (whitening * (leads @ whitening)).sum().clamp(min=TINY).sqrt()
+    return Anchors(metric.float(), (whitening * (outputs / size)).float().contiguous())

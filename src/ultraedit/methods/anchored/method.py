@@ -1,0 +1,260 @@
+"""The method: small steps, pass by pass, under a metric of anchors and past keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ultraedit.core.capture import Rows
+from ultraedit.core.metric import metric_rows
+from ultraedit.core.shift import LowRank
+from ultraedit.encoding.tokenise import Encoded
+from ultraedit.errors import InputError, TurnRefusedError
+from ultraedit.methods.anchored import anchors, derive
+from ultraedit.methods.anchored.memory import KeyMemory
+from ultraedit.methods.anchored.state import State
+from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
+from ultraedit.records import Edit
+
+ANCHOR_SEED = 3
+# Texts that are drawn side by side.
+SAMPLED = 512
+# What belongs to no edit of the turn: rows that bring an anchor back.
+NO_EDIT = -1
+
+
+@dataclass(frozen=True)
+class AnchoredConfig:
+    """Settings; every `auto` is derived from the model and the turn, see `derive`.
+
+    Attributes:
+        lr: What share of the turn's loss its first pass would take away if the loss were
+            linear; later passes of the turn go on with the same step.
+        ridge: How much of a row is held back, as a share of its own weight in the solve.
+        threshold: An edit is learned when every answer token has at least this probability.
+        passes: At most so many over one turn.
+    """
+
+    lr: float | str = "auto"
+    ridge: float = 0.1
+    threshold: float = 0.97
+    passes: int = 10
+
+    def __post_init__(self) -> None:
+        if self.lr != "auto" and not _positive(self.lr):
+            raise InputError(f"lr must be auto or a positive number, not {self.lr!r}")
+        if not _positive(self.ridge):
+            raise InputError(f"ridge must be a positive number, not {self.ridge!r}")
+        if not _positive(self.threshold) or self.threshold >= 1:
+            raise InputError(f"threshold must lie between 0 and 1, not {self.threshold!r}")
+        if not isinstance(self.passes, int) or self.passes < 1:
+            raise InputError(f"passes must be at least 1, not {self.passes!r}")
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """One pass at step one.
+
+    Attributes:
+        shifts: By module.
+        systems: H M^-1 H^T by module, (n, n) float64.
+        gain: What a linear loss of the edits would lose.
+    """
+
+    shifts: dict[str, LowRank]
+    systems: dict[str, Tensor]
+    gain: float
+
+
+class Anchored(Method):
+    """Closed-form passes over a turn until it is learned, held by anchors and past edits."""
+
+    info = MethodInfo(
+        name="anchored",
+        summary="small closed-form passes, held by the model's own text and by past edits",
+        reference="builds on arXiv:2505.14679",
+        exports=("checkpoint", "delta", "lora"),
+    )
+    Config = AnchoredConfig
+
+    def __init__(self, config: AnchoredConfig | None = None) -> None:
+        super().__init__(config)
+        self.state = State()
+        self._systems: dict[str, Tensor] = {}
+        self._began = False
+
+    @property
+    def _share(self) -> float:
+        return derive.FIRST_PASS if self.config.lr == "auto" else float(self.config.lr)
+
+    def passes(
+        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+    ) -> Iterator[Shifts]:
+        self._systems, self._began = {}, not self.state.memories
+        with refusing("the model's own text"):
+            state = self.state if self.state.memories else began(bench)
+        state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
+        watched = state.watched(derive.rehearsed(len(texts)))
+        newest = last_of_each(edits)
+        before, held = torch.empty(0), torch.empty(0)
+        systems: dict[str, Tensor] = {}
+        first_step: float | None = None
+        for number in range(self.config.passes):
+            rows = bench.capture([*texts, *watched])
+            some = next(iter(rows.values()))
+            own = some.edit_index < len(texts)
+            wanted = newest & unlearned(some, len(texts), self.config.threshold).cpu()
+            if not wanted.any():
+                break
+            losses = some.losses[~own]
+            if number == 0:
+                before, held = losses, elsewhere(rows, own, state)
+            chosen = own.clone()
+            chosen[own] = wanted.to(own.device)[some.edit_index[own]]
+            chosen[~own] = held & (before < derive.SURE) & (losses > before + derive.MOVED)
+            unit = self._solved(rows, chosen, own, state)
+            if number == 0:
+                systems = {n: unit.systems[n].float() for n in state.memories}
+                first = {name: unit.shifts[name].left for name in systems}
+            loss = float(some.losses[chosen & own].sum())
+            step = derive.next_step(self._share, loss, unit.gain, first_step)
+            first_step = step if first_step is None else first_step
+            shifts = {name: shift.scaled(step) for name, shift in unit.shifts.items()}
+            yield shifts
+        if systems:
+            with refusing("the turn's keys"):
+                state = state.after(first, systems)
+        self.state, self._systems = state, systems
+
+    def _solved(
+        self, rows: Mapping[str, Rows], chosen: Tensor, own: Tensor, state: State
+    ) -> _Solved:
+        """Shifts of the chosen rows at step one, and by how much they lower the edits' loss."""
+        some = next(iter(rows.values()))
+        index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
+        shifts: dict[str, LowRank] = {}
+        systems: dict[str, Tensor] = {}
+        gain = alone = 0.0
+        for name, part in rows.items():
+            memory = state.memories[state.leaders[name]]
+            here = chosen.to(part.inputs.device)
+            gradients = part.gradients.to(part.inputs.device)[here]
+            left, right, system = metric_rows(
+                part.inputs[here],
+                -gradients @ state.whitening[name],
+                memory.inverse,
+                self.config.ridge,
+            )
+            shifts[name] = LowRank(left, right, index.to(left.device))
+            systems[name] = system
+            edited = (index != NO_EDIT).to(left.device)
+            slope = gradients.double() * edited[:, None]
+            gain -= float((slope * (system @ right.double())).sum())
+            alone -= float((slope * system.diagonal()[:, None] * right.double()).sum())
+        # Rows that pull against each other may gain nothing together: a step is for each of them.
+        gain = max(gain, derive.LEAST_GAIN * alone)
+        if not gain > 0:
+            raise TurnRefusedError("no direction lowers the loss of the turn's edits")
+        return _Solved(shifts, systems, gain)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.state.tensors()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.state = State.of(state)
+
+    def record(self) -> dict[str, Tensor]:
+        """The whole state after the turn that drew the anchors; n x n numbers a module later."""
+        if self._began:
+            return self.state_dict()
+        return {f"system.{name}": system for name, system in self._systems.items()}
+
+    def replay(self, record: Mapping[str, Tensor], passes: Sequence[Shifts]) -> None:
+        if any(not key.startswith("system.") for key in record):
+            self.load_state_dict(record)
+        elif record:
+            systems = {key.removeprefix("system."): value for key, value in record.items()}
+            lefts = {name: passes[0][name].left for name in systems}  # type: ignore[union-attr]
+            self.state = self.state.after(lefts, systems)
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Refuse the turn where its matrices cannot be factorised.
+
+    Raises:
+        TurnRefusedError: naming what they were made of.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise TurnRefusedError(f"{what} gave numbers that cannot be used: {error}") from None
+
+
+def began(bench: Workbench) -> State:
+    """The state before a first turn: anchors drawn and measured, nothing remembered."""
+    widest = max(target.d for target in bench.targets.values())
+    count = derive.anchor_texts(widest)
+    texts = [
+        text
+        for first in range(0, count, SAMPLED)
+        for text in bench.sample(
+            min(SAMPLED, count - first), derive.ANCHOR_TOKENS, ANCHOR_SEED + first
+        )
+    ]
+    measured = anchors.measure(bench, texts)
+    leaders = anchors.shared_inputs(bench, texts[:2])
+    return State(
+        leaders,
+        {name: one.whitening for name, one in measured.items()},
+        {n: KeyMemory.empty(measured[n].metric) for n in leaders if leaders[n] == n},
+        tuple(texts),
+    )
+
+
+def last_of_each(edits: Sequence[Edit]) -> Tensor:
+    """(edits,) bool: false where a later edit of the turn has the same prompt: the newest wins."""
+    # Not the prompt's tokens: its last one may have gone to the target.
+    places = {edit.prompt.strip(): place for place, edit in enumerate(edits)}
+    return torch.tensor([places[edit.prompt.strip()] == place for place, edit in enumerate(edits)])
+
+
+def unlearned(rows: Rows, edits: int, threshold: float) -> Tensor:
+    """(edits,) bool: whether an edit's least likely token is still under the threshold."""
+    own = rows.edit_index < edits
+    index = rows.edit_index[own].to(rows.losses.device)
+    worst = rows.losses.new_zeros(edits).scatter_reduce_(0, index, rows.losses[own], "amax")
+    # What is no number has not been learned.
+    return ~(worst <= -math.log(threshold)).to(rows.edit_index.device)
+
+
+def elsewhere(rows: Mapping[str, Rows], own: Tensor, state: State) -> Tensor:
+    """Per row that is no edit's, whether it speaks of something else than all the edits do."""
+    found = torch.ones(int((~own).sum()), dtype=torch.bool, device=own.device)
+    for name, memory in state.memories.items():
+        inputs = rows[name].inputs
+        edited, other = inputs[own.to(inputs.device)], inputs[~own.to(inputs.device)]
+        if not len(other) or not len(edited):
+            continue
+        left = other @ memory.inverse
+        sizes = (left * other).sum(1).clamp(min=0).sqrt()
+        own_sizes = ((edited @ memory.inverse) * edited).sum(1).clamp(min=0).sqrt()
+        likeness = (left @ edited.T).abs() / (sizes[:, None] * own_sizes).clamp(min=1e-12)
+        found &= (likeness.amax(1) < derive.SAME).to(found.device)
+    return found
+
+
+def _positive(value: object) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value > 0
+    )
