@@ -65,6 +65,7 @@ def test_an_interrupted_run_takes_the_same_steps(demo, tmp_path, monkeypatch):
             argparse.Namespace(
                 work=work, epochs=4, batch_tokens=128, lr=1e-3, vocab=400, prompt_weight=0.2,
                 check_every=1, seed=3, compile=False, architecture="gpt2", facts=12,
+                data=demo.corpus.HERE,
             )
         )  # fmt: skip
 
