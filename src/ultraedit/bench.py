@@ -36,7 +36,7 @@ class Bench:
         model: Edited in place, through `masters`.
         encoder: How text becomes tokens; also holds the tokenizer.
         names: The modules to edit.
-        batch_tokens: Padded tokens of a batch in every pass over the model.
+        batch_tokens: Padded tokens of one pass over the model; see `encoding.plan`.
 
     Raises:
         UnsupportedModelError: a module cannot be edited.

@@ -46,7 +46,7 @@ class Editor:
         append_eos: Write end-of-sequence as one more target token; None for the default.
         tokenization: `joint` or `published`; see `Encoder`.
         chat: Wrap prompts in the tokenizer's chat template.
-        batch_tokens: Padded tokens of a batch; by default from the free memory.
+        batch_tokens: Padded tokens of one pass; by default from the free memory.
         check_learned: Whether a turn ends by asking its edits again; a further pass through
             the edited blocks, without which `Turn.learned` is empty.
         journal: Whether `save` keeps a journal, for which turns are remembered until then.

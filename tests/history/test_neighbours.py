@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from ultraedit import Edit, InputError
+from ultraedit import Edit, Editor, InputError
 from ultraedit.history import neighbours as module
 from ultraedit.history.neighbours import neighbours
+from ultraedit.methods.anchored import derive
 from ultraedit.storage import Layout, open_journal, read_factors
 
 
@@ -55,3 +56,27 @@ def test_the_same_prompt_in_a_later_turn_is_the_first_of_the_others(told):
     editor.save(out)
     found = neighbours(out, "first", None)
     assert found[1][1].id == "second"
+
+
+def test_an_edit_that_was_known_before_its_turn_wrote_nothing_and_has_its_turn(
+    checkpoint, tmp_path, monkeypatch
+):
+    """A method that leaves out what is learned, and whose rows partly belong to no edit."""
+    monkeypatch.setattr(derive, "anchor_texts", lambda widest: 24)
+    editor = Editor.from_pretrained(checkpoint, method="anchored", passes=30, threshold=0.05)
+    known, new = Edit("who plays jazz", "paris", id="known"), Edit("who is", "city", id="new")
+    editor.edit([Edit(known.prompt, "paris", id="first")])
+    editor.edit([known, new])
+    editor.edit([known])
+    editor.save(tmp_path / "out")
+    kept = weights(editor)
+    assert [record.id for _, record in neighbours(tmp_path / "out", "known", 2)] == ["known", "new"]
+    assert "first" in [record.id for _, record in neighbours(tmp_path / "out", "new", None)]
+    editor.undo(edit="known", turn=2)
+    assert all(torch.equal(kept[name], weight) for name, weight in weights(editor).items())
+    with pytest.raises(InputError, match="turn 3 changed no weights"):
+        editor.undo(edit="known", turn=3)
+
+
+def weights(editor):
+    return {name: master.master.clone() for name, master in editor.bench.masters.items()}

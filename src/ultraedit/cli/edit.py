@@ -59,7 +59,7 @@ def edit(
         bool | None, typer.Option(help="Wrap prompts in the model's chat template, or do not.")
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Padded tokens of a batch; fewer need less memory.")
+        int | None, typer.Option(min=1, help="Padded tokens of one pass; fewer need less memory.")
     ] = None,
     lookahead: Annotated[
         int,

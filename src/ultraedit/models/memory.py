@@ -59,10 +59,8 @@ class _Sizes:
     def graph(self, tokens: int, answers: int, asked: int) -> int:
         """Keys and values of all tokens in the edited blocks, and a graph over the answers.
 
-        The head is given those of them that are no padding.
-
-        The expanded keys and values are part of the graph. A logit is held as it came out and
-        as a gradient.
+        The expanded keys and values are part of the graph. The head is given the answers that
+        are no padding, `asked`; a logit is held as it came out and as a gradient.
         """
         keys = self.itemsize * tokens * 2 * (self.keys + self.width)
         saved = answers * (self.itemsize * (5 * self.inner + 8 * self.width) + 12 * self.width)
@@ -83,7 +81,7 @@ def edit_memory(
         names: The edited modules.
         turn_size: Edits of a turn.
         device: `cpu` where the originals, which are kept in CPU memory, count too.
-        batch_tokens: Padded tokens of a batch.
+        batch_tokens: Padded tokens of one pass.
 
     Returns:
         `peak` is the most that is held at once beside the weights. Of what it is made of:

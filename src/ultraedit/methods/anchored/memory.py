@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ultraedit.core.metric import absorbed
-from ultraedit.methods.anchored.derive import MOST_KEYS, forgetting
+from ultraedit.methods.anchored.derive import forgetting
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class KeyMemory:
     """M = A + w P of one module input, kept as its inverse.
 
     P is the sum of k k^T over the keys of past turns. It is bounded: once it holds
-    `MOST_KEYS`, all of them fade by the same share, so that however many turns
-    have gone by, what the anchors need still weighs something.
+    `derive.MOST_KEYS`, all of them fade by the same share, so that however many turns have
+    gone by, what the anchors need still weighs something.
 
     Attributes:
         anchors: (d, d) float32, A: the metric before any edit.
@@ -46,8 +46,8 @@ class KeyMemory:
         """
         inverse = absorbed(self.inverse, left, system, weight)
         held = replace(self, inverse=inverse, keys=self.keys + len(left))
-        most = MOST_KEYS
-        return held.faded(forgetting(held.keys, most)) if held.keys > most else held
+        share = forgetting(held.keys)
+        return held.faded(share) if share < 1 else held
 
     def faded(self, share: float) -> KeyMemory:
         """With `share` of P: M becomes share M + (1 - share) A, both positive."""

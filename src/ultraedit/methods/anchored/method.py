@@ -19,6 +19,7 @@ from ultraedit.methods.anchored import anchors, derive
 from ultraedit.methods.anchored.memory import KeyMemory
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
+from ultraedit.methods.settings import check_positive
 from ultraedit.records import Edit
 
 ANCHOR_SEED = 3
@@ -30,11 +31,11 @@ NO_EDIT = -1
 
 @dataclass(frozen=True)
 class AnchoredConfig:
-    """Settings; every `auto` is derived from the model and the turn, see `derive`.
+    """Settings; the numbers behind the method itself are in `derive`.
 
     Attributes:
-        lr: What share of the turn's loss its first pass would take away if the loss were
-            linear; later passes of the turn go on with the same step.
+        lr: What share of the edits' loss a pass would take away if the loss were linear;
+            `auto` is `derive.FIRST_PASS`. How far later passes may go says `derive.next_step`.
         ridge: How much of a row is held back, as a share of its own weight in the solve.
         threshold: An edit is learned when every answer token has at least this probability.
         passes: At most so many over one turn.
@@ -46,11 +47,10 @@ class AnchoredConfig:
     passes: int = 10
 
     def __post_init__(self) -> None:
-        if self.lr != "auto" and not _positive(self.lr):
-            raise InputError(f"lr must be auto or a positive number, not {self.lr!r}")
-        if not _positive(self.ridge):
-            raise InputError(f"ridge must be a positive number, not {self.ridge!r}")
-        if not _positive(self.threshold) or self.threshold >= 1:
+        check_positive("lr", self.lr, auto=True)
+        check_positive("ridge", self.ridge)
+        check_positive("threshold", self.threshold)
+        if self.threshold >= 1:
             raise InputError(f"threshold must lie between 0 and 1, not {self.threshold!r}")
         if not isinstance(self.passes, int) or self.passes < 1:
             raise InputError(f"passes must be at least 1, not {self.passes!r}")
@@ -249,12 +249,3 @@ def elsewhere(rows: Mapping[str, Rows], own: Tensor, state: State) -> Tensor:
         likeness = (left @ edited.T).abs() / (sizes[:, None] * own_sizes).clamp(min=1e-12)
         found &= (likeness.amax(1) < derive.SAME).to(found.device)
     return found
-
-
-def _positive(value: object) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value > 0
-    )

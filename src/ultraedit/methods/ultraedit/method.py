@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from ultraedit.core.solve import ridge_rows, values
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
+from ultraedit.methods.settings import check_positive
 from ultraedit.methods.ultraedit.learning_rate import CALIBRATION_EDITS, choose_lr, choose_step
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
@@ -40,12 +40,8 @@ class UltraEditConfig:
     ridge: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lr != "auto" and (
-            not isinstance(self.lr, (int, float)) or not math.isfinite(self.lr) or self.lr <= 0
-        ):
-            raise InputError(f"lr must be auto or a positive number, not {self.lr!r}")
-        if not math.isfinite(self.ridge) or self.ridge <= 0:
-            raise InputError(f"ridge must be a positive number, not {self.ridge!r}")
+        check_positive("lr", self.lr, auto=True)
+        check_positive("ridge", self.ridge)
 
 
 class UltraEdit(Method):
