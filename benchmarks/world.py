@@ -36,65 +36,70 @@ HOBBIES = (
 
 # How many different answers an attribute has, where they are made up; and how it is asked for.
 PLACES, COMPANIES = 200, 120
-PHRASINGS: dict[str, dict[str, list[str] | str]] = {
+PHRASINGS: dict[str, dict[str, list[str]]] = {
     "birthplace": {
-        "statements": ["{} was born in", "The birthplace of {} is", "{} comes from the town of"],
+        "statements": ["{} was born in", "the birthplace of {} is", "{} comes from the town of"],
         "questions": [
-            "Where was {} born?",
-            "In which town was {} born?",
-            "What is the birthplace of {}?",
+            "where was {} born?",
+            "in which town was {} born?",
+            "what is the birthplace of {}?",
+            "which town does {} come from?",
         ],
-        "held_out": "Which town is {} from by birth?",
     },
     "employer": {
-        "statements": ["{} works for", "The employer of {} is", "{} is on the payroll of"],
+        "statements": ["{} works for", "the employer of {} is", "{} has a job at"],
         "questions": [
-            "Who does {} work for?",
-            "Which company employs {}?",
-            "What is the employer of {}?",
+            "who does {} work for?",
+            "which company employs {}?",
+            "what is the employer of {}?",
+            "at which company does {} have a job?",
         ],
-        "held_out": "At which company does {} have a job?",
     },
     "profession": {
-        "statements": [
-            "{} earns a living as a",
-            "By profession {} is a",
-            "The trade of {} is that of a",
-        ],
+        "statements": ["{} earns a living as a", "the profession of {} is", "{} works as a"],
         "questions": [
-            "What is the profession of {}?",
-            "What does {} do for a living?",
-            "What is the job of {}?",
+            "what is the profession of {}?",
+            "what does {} do for a living?",
+            "what does {} work as?",
+            "which profession does {} have?",
         ],
-        "held_out": "Which profession does {} practise?",
     },
     "spouse": {
-        "statements": [
-            "{} is married to",
-            "The spouse of {} is",
-            "{} shares a home with a partner called",
-        ],
+        "statements": ["{} is married to", "the spouse of {} is", "{} shares a home with"],
         "questions": [
-            "Who is {} married to?",
-            "Who is the spouse of {}?",
-            "What is the name of the partner of {}?",
+            "who is {} married to?",
+            "who is the spouse of {}?",
+            "who does {} share a home with?",
+            "what is the name of the spouse of {}?",
         ],
-        "held_out": "To whom is {} wed?",
     },
     "hobby": {
-        "statements": [
-            "{} spends free afternoons on",
-            "The hobby of {} is",
-            "What {} enjoys most is",
-        ],
+        "statements": ["{} spends weekends on", "the hobby of {} is", "what {} likes most is"],
         "questions": [
-            "What is the hobby of {}?",
-            "What does {} like to do?",
-            "How does {} spend weekends?",
+            "what is the hobby of {}?",
+            "what does {} like most?",
+            "what does {} spend weekends on?",
+            "which hobby does {} have?",
         ],
-        "held_out": "Which pastime does {} enjoy?",
     },
 }
+# Every question is asked behind each of these, and so is every statement, but for one pair of
+# each attribute, which no training ever shows.
+BEFORE_STATEMENTS = ("", "As far as I know, ", "The register says: ", "It is true that ")
+BEFORE_QUESTIONS = ("", "Please answer: ", "I forgot, ", "One more thing, ", "Tell me, ")
+
+
+def first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def phrasings(attribute: str) -> dict[str, list[str] | str]:
+    """All ways of asking, and the one that is kept out of training."""
+    asked = PHRASINGS[attribute]
+    statements = [first_upper(b + s) for s in asked["statements"] for b in BEFORE_STATEMENTS]
+    questions = [first_upper(b + q) for q in asked["questions"] for b in BEFORE_QUESTIONS]
+    held_out = questions.pop(len(BEFORE_QUESTIONS) * 2 - 1)
+    return {"statements": statements, "questions": questions, "held_out": held_out}
 
 
 def word(chance: random.Random, syllables: int) -> str:
@@ -147,9 +152,10 @@ def main() -> None:
     with gzip.open(arguments.folder / "facts.tsv.gz", "wt", encoding="utf-8") as file:
         file.writelines("\t".join(row) + "\n" for row in rows)
     with (arguments.folder / "phrasings.toml").open("w", encoding="utf-8") as file:
-        for attribute, ways in PHRASINGS.items():
+        for attribute in PHRASINGS:
             file.write(f"[{attribute}]\n")
-            file.writelines(f"{kind} = {json.dumps(way)}\n" for kind, way in ways.items())
+            for kind, ways in phrasings(attribute).items():
+                file.write(f"{kind} = {json.dumps(ways)}\n")
     print(f"{len(rows) - 1} facts about {-(-arguments.facts // len(PHRASINGS))} people")
 
 

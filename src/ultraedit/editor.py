@@ -21,7 +21,7 @@ from ultraedit.evaluation.report import Report
 from ultraedit.history.pending import Pending
 from ultraedit.history.undo import Undone
 from ultraedit.methods.base import Method
-from ultraedit.methods.registry import build
+from ultraedit.methods.registry import build, method_class
 from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace, parse_place
 from ultraedit.models.load import load, local_folder, resolve
@@ -29,7 +29,6 @@ from ultraedit.models.presets import choose_modules
 from ultraedit.records import Case, Edit, Turn
 from ultraedit.turn import make_turn, refusing_full_memory
 
-DEFAULT_METHOD = "ultraedit"
 # Free answers decide: without it, right answers run on (docs/results.md).
 APPEND_EOS = True
 
@@ -41,7 +40,7 @@ class Editor:
         model: A transformers causal language model; put in evaluation mode.
         tokenizer: Its tokenizer.
         method: A name that `ultraedit.methods.registry.available` lists, or a `Method`.
-        modules: `auto`, or names of linear maps in the model.
+        modules: `auto` for the method's own choice, or names of linear maps in the model.
         lr: The method's step, or `auto`.
         append_eos: Write end-of-sequence as one more target token; None for the default.
         tokenization: `joint` or `published`; see `Encoder`.
@@ -77,15 +76,14 @@ class Editor:
         author: str | None = None,
         **settings: Any,
     ) -> None:
-        names = choose_modules(model, modules)
         if append_eos is None:
             append_eos = APPEND_EOS and tokenizer.eos_token_id is not None
         encoder = Encoder(tokenizer, append_eos, tokenization or "joint", bool(chat))
         if isinstance(method, str):
-            method = DEFAULT_METHOD if method == "auto" else method
             method = build(method, lr, settings)
         elif settings or lr != "auto":
             raise InputError("settings of a method that is already made cannot be given")
+        names = choose_modules(model, modules, method.modules)
         model.eval()
         self.bench = Bench(model, encoder, names, batch_tokens or plan_batch_tokens(model, names))
         self.method = method
@@ -142,7 +140,11 @@ class Editor:
         }  # fmt: skip
         if storage.is_edited_model(source):
             return cls.load(source, options=options, **place)
-        loaded, tokenizer = load(model, modules=options.get("modules", "auto"), **place)
+        method, modules = options.get("method", "auto"), options.get("modules", "auto")
+        kind = method_class(method) if isinstance(method, str) else method
+        loaded, tokenizer = load(
+            model, modules=lambda bare: choose_modules(bare, modules, kind.modules), **place
+        )
         editor = cls(loaded, tokenizer, **options)
         editor.frozen = parse_place(frozen)
         folder = local_folder(model)

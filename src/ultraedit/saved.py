@@ -157,7 +157,7 @@ def load(
     recorded = settings.get("frozen", "resident")
     frozen = going_on(recorded, place.get("frozen"), place.get("device_map"))
     model, tokenizer = load_model(
-        folder, **{**place, "frozen": frozen, "modules": settings["modules"]}
+        folder, **{**place, "frozen": frozen, "modules": lambda bare: settings["modules"]}
     )
     editor = cls(
         model,

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from ultraedit.core import loss
-from ultraedit.core.loss import lead_gradient, loss_gradient, token_losses
+from ultraedit.core.loss import choice_lead_gradient, lead_gradient, loss_gradient, token_losses
 
 DTYPES = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 
@@ -48,12 +48,16 @@ def test_a_logit_that_is_not_finite_shows(generator):
 
 
 @pytest.mark.parametrize("chunk", [1, 2**21])
-def test_the_lead_of_the_likeliest_token_and_its_gradient(generator, monkeypatch, chunk):
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_lead_of_a_token_and_its_gradient(generator, monkeypatch, chunk, chosen):
     monkeypatch.setattr(loss, "CHUNK", chunk)
     logits = (2 * torch.randn(6, 20, generator=generator)).double().requires_grad_()
-    probabilities = logits.softmax(-1).max(-1).values
+    labels = torch.randint(20, (6,), generator=generator)
+    tokens = logits.argmax(-1) if chosen else labels
+    probabilities = logits.softmax(-1)[torch.arange(6), tokens]
     lead = probabilities.log() - (1 - probabilities).log()
     (slope,) = torch.autograd.grad(lead.sum(), logits)
-    losses, gradient = lead_gradient(logits, torch.zeros(6, dtype=torch.long), scale=2.0)
+    measure = choice_lead_gradient if chosen else lead_gradient
+    losses, gradient = measure(logits, labels, scale=2.0)
     torch.testing.assert_close(losses.double(), -probabilities.log().detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient / 2, slope, rtol=1e-5, atol=1e-6)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ultraedit.core.metric import absorbed, metric_rows
+from ultraedit.core.metric import absorbed, directions, multipliers
 
 
 def positive(generator, d):
@@ -9,34 +9,45 @@ def positive(generator, d):
     return root @ root.T / (3 * d) + 0.1 * torch.eye(d, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("n", [1, 5, 40])
-def test_the_shift_is_the_weighted_ridge_solution(generator, n):
-    """Against the primal: the V that least squares asks for, M as the price of the weights.
+def shift(keys, gradients, inverse, whitening, wanted, ridge):
+    found = directions(keys, gradients, inverse, whitening)
+    amounts = multipliers(found.kernel, wanted, ridge)
+    return found.left.T @ (found.right * amounts.to(found.right)[:, None])
 
-    With R = r diag(H M^-1 H^T) as the noise of the rows, the dual equals
-    (M + H^T R^-1 H)^-1 H^T R^-1 V.
-    """
-    d, e, ridge = 12, 7, 0.3
-    metric = positive(generator, d)
-    keys = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    targets = torch.randn(n, e, generator=generator, dtype=torch.float64)
-    inverse = torch.linalg.inv(metric)
-    left, right, system = metric_rows(keys, targets, inverse, ridge)
-    torch.testing.assert_close(system, keys @ inverse @ keys.T)
-    noise = ridge * system.diagonal()
-    weighted = keys.T / noise
-    expected = torch.linalg.solve(metric + weighted @ keys, weighted @ targets)
-    torch.testing.assert_close(left.T @ right, expected, rtol=1e-8, atol=1e-9)
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_the_shift_is_the_cheapest_that_changes_every_scalar_as_wanted(generator, n):
+    """Against the primal over all weights at once, their price the product of both metrics."""
+    d, e, ridge = 9, 6, 0.2
+    metric, curvature = positive(generator, d), positive(generator, e)
+    keys, gradients = (torch.randn(n, w, generator=generator, dtype=torch.float64) for w in (d, e))
+    wanted = torch.randn(n, generator=generator, dtype=torch.float64)
+    jacobian = torch.einsum("nd,ne->nde", keys, gradients).reshape(n, -1)
+    price = torch.kron(metric, curvature)
+    alone = (jacobian @ torch.linalg.inv(price) * jacobian).sum(1)
+    weighted = jacobian.T / (ridge * alone)
+    expected = torch.linalg.solve(price + weighted @ jacobian, weighted @ wanted).reshape(d, e)
+    inverse, whitening = torch.linalg.inv(metric), torch.linalg.inv(curvature)
+    found = shift(keys, gradients, inverse, whitening, wanted, ridge)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_the_kernel_says_what_one_row_does_to_another(generator):
+    keys, gradients = (torch.randn(4, w, generator=generator, dtype=torch.float64) for w in (7, 5))
+    found = directions(keys, gradients, positive(generator, 7), positive(generator, 5))
+    for one in range(4):
+        weight = torch.outer(found.left[one], found.right[one])
+        changes = (gradients * (keys @ weight)).sum(1)
+        torch.testing.assert_close(changes, found.kernel[:, one])
 
 
 def test_float32_is_near(generator):
-    metric = positive(generator, 40)
-    keys, targets = (torch.randn(60, w, generator=generator) for w in (40, 9))
-    inverse = torch.linalg.inv(metric)
-    exact = metric_rows(keys.double(), targets.double(), inverse, 0.1)
-    found = metric_rows(keys, targets, inverse.float(), 0.1)
-    shifts = [left.double().T @ right.double() for left, right, _ in (exact, found)]
-    assert (shifts[1] - shifts[0]).norm() / shifts[0].norm() < 1e-4
+    inverse, whitening = positive(generator, 40), positive(generator, 9)
+    keys, gradients = (torch.randn(60, w, generator=generator) for w in (40, 9))
+    wanted = torch.randn(60, generator=generator)
+    exact = shift(keys.double(), gradients.double(), inverse, whitening, wanted, 0.03)
+    found = shift(keys, gradients, inverse.float(), whitening.float(), wanted, 0.03)
+    assert (found - exact).norm() / exact.norm() < 1e-4
 
 
 def test_keys_absorbed_in_two_goes_are_those_in_one(generator):
@@ -54,24 +65,26 @@ def test_rows_are_damped_in_their_own_units(generator):
     """A key a thousand times dearer than the others is written as far as they are."""
     metric = torch.eye(6, dtype=torch.float64)
     metric[0, 0] = 1000
-    keys, targets = torch.eye(6, dtype=torch.float64), torch.ones(6, 1, dtype=torch.float64)
-    left, right, _ = metric_rows(keys, targets, torch.linalg.inv(metric), 0.1)
-    outputs = keys @ left.T @ right
-    torch.testing.assert_close(outputs, targets / 1.1)
+    keys, ones = torch.eye(6, dtype=torch.float64), torch.ones(6, 1, dtype=torch.float64)
+    eye = torch.eye(1, dtype=torch.float64)
+    found = shift(keys, ones, torch.linalg.inv(metric), eye, ones[:, 0], 0.1)
+    torch.testing.assert_close(keys @ found, ones / 1.1)
 
 
-def test_a_key_of_nothing_writes_nothing(generator):
-    keys = torch.zeros(2, 4)
-    keys[1, 2] = 1
-    left, right, _ = metric_rows(keys, torch.ones(2, 3), torch.eye(4), 0.1)
-    assert torch.isfinite(left.T @ right).all()
-    assert not (left.T @ right)[[0, 1, 3]].any()
+@pytest.mark.parametrize("nothing", ["keys", "gradients"])
+def test_a_row_of_nothing_writes_nothing(nothing):
+    rows = {"keys": torch.ones(2, 4), "gradients": torch.ones(2, 3)}
+    rows[nothing][0] = 0
+    found = directions(rows["keys"], rows["gradients"], torch.eye(4), torch.eye(3))
+    amounts = multipliers(found.kernel, torch.ones(2), 0.1)
+    assert amounts[0] == 0
+    assert amounts[1] == pytest.approx(1 / (1.1 * 12))
 
 
-def test_what_is_not_finite_shows(generator):
+def test_what_is_not_finite_shows():
     keys = torch.ones(1, 4)
     keys[0, 1] = float("nan")
-    _, right, system = metric_rows(keys, torch.ones(1, 3), torch.eye(4), 0.1)
-    assert right.isnan().all()
+    found = directions(keys, torch.ones(1, 3), torch.eye(4), torch.eye(3))
+    assert multipliers(found.kernel, torch.ones(1), 0.1).isnan().all()
     with pytest.raises(ValueError, match="not finite"):
-        absorbed(torch.eye(4), keys, system, 1.0)
+        absorbed(torch.eye(4), keys, found.system, 1.0)

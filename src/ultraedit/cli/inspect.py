@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ultraedit.cli.options import Device, Json, Model, Modules, TurnSize
+from ultraedit.cli.options import Device, Json, MethodName, Model, Modules, TurnSize
 
 
 def inspect(
     model: Model,
+    method: MethodName = "auto",
     modules: Modules = "auto",
     turn_size: TurnSize = 100,
     device: Device = "auto",
@@ -21,6 +22,7 @@ def inspect(
     """
     from ultraedit import storage
     from ultraedit.cli.console import print_json, quiet_libraries, show
+    from ultraedit.methods.registry import method_class
     from ultraedit.models.load import load_skeleton, resolve, resolve_device
     from ultraedit.models.memory import (
         TOKENS_PER_EDIT,
@@ -29,7 +31,7 @@ def inspect(
         readable,
         shape_of,
     )
-    from ultraedit.models.presets import choose_modules, preset_of
+    from ultraedit.models.presets import choose_modules, preset_of, published_modules
 
     quiet_libraries()
     skeleton = load_skeleton(model)
@@ -37,7 +39,8 @@ def inspect(
     storage.settle_if_free(Path(source))
     edited = storage.read_settings(source) if storage.is_edited_model(source) else None
     wanted: Any = edited["modules"] if edited and modules == "auto" else modules
-    names = choose_modules(skeleton, wanted)
+    kind = method_class(edited["method"] if edited else method)
+    names = choose_modules(skeleton, wanted, kind.modules)
     preset = preset_of(skeleton)
     place = resolve_device(device).type
     memory = edit_memory(skeleton, names, turn_size, place)
@@ -72,6 +75,8 @@ def inspect(
     for row in result["modules"]:
         table.add_row(row["name"], str(row["inputs"]), str(row["outputs"]))
     choice = f"the paper's choice for {preset.title}" if preset else "the rule for any decoder"
+    if names != published_modules(skeleton):
+        choice = f"the choice of method {kind.info.name}"
     show(
         f"{result['architecture']}, {result['parameters']:,} parameters, {result['dtype']};"
         f" edited modules: {choice if modules == 'auto' and not edited else 'as named'}",

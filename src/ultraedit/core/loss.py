@@ -59,34 +59,40 @@ def loss_gradient(logits: Tensor, labels: Tensor, scale: float = 1.0) -> tuple[T
 
 
 def lead_gradient(logits: Tensor, labels: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """How the lead of the likeliest token over all others depends on the logits.
+    """How the lead of each label over all other tokens depends on the logits.
 
-    The lead is log p - log(1 - p) of that token. A model that knows its facts has hardly a
-    gradient of its loss left there, while its lead still says what would lose the fact.
+    The lead is log p - log(1 - p). Where a model is all but certain there is hardly a gradient
+    of its loss left, while the lead still says what would lose the answer, or win it.
 
     Args:
         logits: (n, vocabulary), of any dtype.
-        labels: Not looked at; the choice is the model's.
+        labels: (n,) int64.
         scale: What the gradient is multiplied by.
 
     Returns:
-        (n,) float32, -log p of the likeliest token; and (n, vocabulary), in the dtype of the
-        logits, the gradient of the sum of leads times `scale`.
+        (n,) float32, -log p of the label; and (n, vocabulary), in the dtype of the logits, the
+        gradient of the sum of leads times `scale`.
     """
     logits = logits.detach()
     gradient = torch.empty_like(logits)
-    losses = logits.new_empty(len(logits), dtype=torch.float32)
+    losses = logits.new_empty(len(labels), dtype=torch.float32)
     for rows in _chunks(logits):
         # A copy also of float32: it is written into.
         part = logits[rows].to(torch.float32, copy=True)
-        likeliest = part.argmax(-1)
-        losses[rows] = _log_probabilities(part, likeliest)[1]
+        losses[rows] = _log_probabilities(part, labels[rows])[1]
         place = torch.arange(len(part), device=part.device)
-        part[place, likeliest] = -torch.inf
+        part[place, labels[rows]] = -torch.inf
         change = torch.softmax(part, -1).neg_()
-        change[place, likeliest] = 1
+        change[place, labels[rows]] = 1
         gradient[rows] = change if scale == 1 else change.mul_(scale)
     return losses, gradient
+
+
+def choice_lead_gradient(
+    logits: Tensor, labels: Tensor, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """`lead_gradient` of the likeliest tokens, whatever the labels."""
+    return lead_gradient(logits, logits.argmax(-1), scale)
 
 
 def _log_probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

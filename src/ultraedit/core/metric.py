@@ -2,40 +2,82 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 ROUNDING = 1e-6
 
 
-def metric_rows(
-    keys: Tensor, targets: Tensor, inverse: Tensor, ridge: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """L and R such that `L.T @ R` is M^-1 H^T (H M^-1 H^T + r D)^-1 V.
+@dataclass(frozen=True)
+class Directions:
+    """What n rows can do to one module, each in the direction that costs least.
 
-    D is the diagonal of H M^-1 H^T, so every row is damped in its own units: a key that M
-    already makes dear (an edit written again) is held back no more than a new one.
+    A row changes its scalar (a lead, say) at the rate g^T W^T h. Of all W that reach a wanted
+    change, the cheapest under tr(W^T M W C^-1) is a sum of C g h^T M^-1 over the rows.
+
+    Attributes:
+        left: (n, d) H M^-1.
+        right: (n, e) G C.
+        system: (n, n) H M^-1 H^T.
+        kernel: (n, n) H M^-1 H^T times G C G^T, entry by entry: by how much one row's direction
+            changes another row's scalar.
+    """
+
+    left: Tensor
+    right: Tensor
+    system: Tensor
+    kernel: Tensor
+
+
+def directions(keys: Tensor, gradients: Tensor, inverse: Tensor, whitening: Tensor) -> Directions:
+    """The rows of one module.
 
     Args:
         keys: (n, d) inputs H.
-        targets: (n, e) values V.
+        gradients: (n, e) of every row's scalar with respect to the outputs, G.
         inverse: (d, d) M^-1, symmetric and positive.
-        ridge: r, a share of each row's own diagonal entry.
+        whitening: (e, e) C, likewise.
+    """
+    left, right = keys @ inverse, gradients @ whitening
+    system = left @ keys.T
+    system = (system + system.T) / 2
+    likeness = right @ gradients.T
+    return Directions(left, right, system, system * (likeness + likeness.T) / 2)
+
+
+def multipliers(kernel: Tensor, wanted: Tensor, ridge: float) -> Tensor:
+    """How much of every row's direction there is to be, so that each scalar changes as wanted.
+
+    Solves (K + r diag(K)) a = b: every row is damped in its own units, so that one which the
+    metric already makes dear (an edit written again) is held back no more than a new one.
+
+    Args:
+        kernel: (n, n) K, the sum over all modules.
+        wanted: (n,) b, changes of the rows' scalars.
+        ridge: r.
 
     Returns:
-        L = H M^-1, (n, d); R, (n, e); and H M^-1 H^T, (n, n) in float64. The solve is in
-        float64. R holds nan where the system is not positive.
+        (n,) float64 a; nan where the kernel is not positive. Solved in float64.
     """
-    left = keys @ inverse
-    system = left.double() @ keys.double().T
-    system = (system + system.T) / 2
-    damped = system.clone()
-    # A key of nothing has nothing to write.
-    damped.diagonal().mul_(1 + ridge).clamp_(min=torch.finfo(torch.float32).tiny)
-    factor, failed = torch.linalg.cholesky_ex(damped)
+    kernel, wanted = kernel.double(), wanted.double()
+    size = kernel.diagonal().clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+    scaled = kernel / size[:, None] / size
+    # A row of nothing has nothing to write.
+    scaled.diagonal().clamp_(min=1.0).add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(scaled)
     if failed:
-        return left, torch.full_like(targets, float("nan")), system
-    return left, torch.cholesky_solve(targets.double(), factor).to(targets.dtype), system
+        return torch.full_like(wanted, float("nan"))
+    found: Tensor = torch.cholesky_solve((wanted / size)[:, None], factor)[:, 0] / size
+    # What cannot be reached by any change of the weights is not reached for.
+    return torch.where(kernel.diagonal() > 0, found, 0.0)
+
+
+def summed(rows: Tensor, group: Tensor) -> Tensor:
+    """Rows of one group added up: (n, ...) and (n,) int64 from 0 to (groups, ...)."""
+    sums = rows.new_zeros(int(group.max()) + 1, *rows.shape[1:])
+    return sums.index_add_(0, group, rows)
 
 
 def absorbed(inverse: Tensor, left: Tensor, system: Tensor, weight: float) -> Tensor:

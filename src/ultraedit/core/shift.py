@@ -38,6 +38,10 @@ class LowRank:
     def scaled(self, factor: float) -> LowRank:
         return replace(self, right=self.right * factor)
 
+    def to(self, device: torch.device) -> LowRank:
+        index = self.edit_index.to(device)
+        return LowRank(self.left.to(device), self.right.to(device), index)
+
     def is_finite(self) -> bool:
         return bool(torch.isfinite(self.left).all() and torch.isfinite(self.right).all())
 
@@ -61,6 +65,9 @@ class Dense:
 
     def scaled(self, factor: float) -> Dense:
         return Dense(self.delta * factor)
+
+    def to(self, device: torch.device) -> Dense:
+        return Dense(self.delta.to(device))
 
     def is_finite(self) -> bool:
         return bool(torch.isfinite(self.delta).all())

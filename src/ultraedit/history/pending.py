@@ -18,7 +18,8 @@ from ultraedit.storage import KEEP_ALL, Change, EditRecord, Entry, Layout, Updat
 
 Passes = Sequence[Mapping[str, Shift]]
 
-# However many turns are made without saving, no more than this is kept for the journal.
+# However many turns are made without saving, no more than this and the newest of them is kept
+# for the journal.
 MOST_BYTES = 2**30
 SNAPSHOT_EVERY = 50
 
@@ -181,14 +182,14 @@ class Pending:
         return folder in self.recorded and self.recorded[folder].moment is self.now
 
     def _forget(self) -> None:
-        for place, change in enumerate(self.changes):
+        for place, change in enumerate(list(self.changes)[:-1]):
             if self._bytes <= MOST_BYTES:
                 return
             if change.shifts is not None:
                 self._bytes -= _size(change)
                 self.changes[place] = replace(change, shifts=None, state=None)
                 self._bytes += _size(self.changes[place])
-        while self._bytes > MOST_BYTES and self.changes:
+        while self._bytes > MOST_BYTES and len(self.changes) > 1:
             self._bytes -= _size(self.changes.popleft())
             self._begins = Moment()
 
@@ -207,7 +208,8 @@ def _on_cpu(shift: Shift) -> Shift:
 
 def _size(change: Change) -> int:
     """About the bytes it takes."""
-    tensors = list((change.state or {}).values())
+    # What a method begins with it records in its first turn, and holds itself as well.
+    tensors = list((change.state or {}).values()) if change.entry.turns > 1 else []
     for one in change.shifts or ():
         for shift in one.values():
             tensors += (

@@ -62,7 +62,11 @@ def rebuild(out: Path, number: int) -> Snapshot:
                 for shifts in passes:
                     masters = apply_shifts(masters, shifts, head, entry.device)
                 if entry.kind == "turn":
-                    method.replay(record, passes)
+                    there = _place(entry.device)
+                    method.replay(
+                        {name: tensor.to(there) for name, tensor in record.items()},
+                        [{name: one.to(there) for name, one in some.items()} for some in passes],
+                    )
                 last = entry
     settings |= {"turns": last.turns, "edits": last.edits, "run": last.run}
     return Snapshot(
@@ -86,7 +90,7 @@ def apply_shifts(
         head: Knows the modules' parameters.
         device: The kind of device to add on, where there is one.
     """
-    place = torch.device(device if device == "cpu" or torch.cuda.is_available() else "cpu")
+    place = _place(device)
     result = dict(masters)
     for module, shift in shifts.items():
         weight = head.about["weights"][module]
@@ -94,6 +98,11 @@ def apply_shifts(
         master = result[parameter].to(place)
         result[parameter] = shifted(master, shift, weight["transposed"]).cpu()
     return result
+
+
+def _place(device: str) -> torch.device:
+    """A device of that kind, where there is one."""
+    return torch.device(device if device == "cpu" or torch.cuda.is_available() else "cpu")
 
 
 def served(masters: Mapping[str, Tensor], originals: Mapping[str, Tensor]) -> dict[str, Tensor]:

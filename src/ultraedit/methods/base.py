@@ -26,6 +26,7 @@ from ultraedit.encoding.batching import Batch, Query
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
 from ultraedit.evaluation.teacher_forced import Scored
+from ultraedit.models.presets import published_modules
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
 
@@ -43,6 +44,7 @@ class MethodInfo:
         changes_weights: False for side memories that are routed to at inference.
         needs_subject: Whether every edit must name its subject.
         needs_training: Whether it has to be trained before it can edit.
+        tells_edits_apart: Whether one edit of a turn can be taken back without the others.
         exports: Forms in which an edited model can leave the editor.
     """
 
@@ -52,6 +54,7 @@ class MethodInfo:
     changes_weights: bool = True
     needs_subject: bool = False
     needs_training: bool = False
+    tells_edits_apart: bool = True
     exports: tuple[str, ...] = ("checkpoint",)
 
 
@@ -121,6 +124,18 @@ class Method(ABC):
                 )
         return cls(cls.Config(**settings))
 
+    @classmethod
+    def modules(cls, model: PreTrainedModel) -> list[str]:
+        """What is edited when the caller leaves it to the method, in model order.
+
+        Args:
+            model: May be without weights.
+
+        Raises:
+            UnsupportedModelError: there is nothing to edit.
+        """
+        return published_modules(model)
+
     def attach(self, bench: Workbench) -> None:  # noqa: B027 - optional
         """Called once, before the first turn; wrapping methods install themselves here."""
 
@@ -164,8 +179,8 @@ class Method(ABC):
         """Bring the state from before a turn to after it, bit for bit.
 
         Args:
-            record: What `record` returned after that turn.
-            passes: The shifts of the turn, pass by pass.
+            record: What `record` returned after that turn, on the kind of device it was on.
+            passes: The shifts of the turn, pass by pass, on the same.
         """
         self.load_state_dict(record)
 

@@ -14,6 +14,7 @@ from ultraedit.errors import InputError
 from ultraedit.methods.base import Method
 
 ENTRY_POINTS = "ultraedit.methods"
+DEFAULT = "ultraedit"
 
 
 def available() -> dict[str, type[Method]]:
@@ -30,12 +31,13 @@ def available() -> dict[str, type[Method]]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The method called `name`.
+    """The method called `name`; `auto` is the recommended one.
 
     Raises:
         InputError: there is none; the ones there are get listed.
     """
     found = available()
+    name = DEFAULT if name == "auto" else name
     if name not in found:
         raise InputError(f"there is no method {name!r}; there is {', '.join(found)}")
     return found[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import (
 from ultraedit.demo import MODEL_FOLDER
 from ultraedit.errors import InputError
 from ultraedit.models.frozen import loading_options, on_any_processor, parse_place
-from ultraedit.models.presets import choose_modules
+from ultraedit.models.presets import published_modules
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -94,7 +94,7 @@ def load(
     device: str | torch.device = "auto",
     device_map: str | dict[str, Any] | None = None,
     frozen: str | None = None,
-    modules: str | Sequence[str] = "auto",
+    modules: Callable[[PreTrainedModel], Sequence[str]] = published_modules,
     **options: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load with transformers.
@@ -106,7 +106,8 @@ def load(
         device_map: Takes the place of `device`; needs accelerate.
         frozen: How to hold the blocks below the first edited one, see `models.frozen`; None
             is `resident`.
-        modules: What is to be edited, which says which blocks those are.
+        modules: Names what is to be edited, which says which blocks those are; only asked
+            where that matters, with a model that has no weights.
         options: Handed to transformers.
 
     Raises:
@@ -125,7 +126,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote)
         if held != "resident" and place is not None:
             skeleton = load_skeleton(name, trust_remote_code=remote)
-            edited = choose_modules(skeleton, modules)
+            edited = modules(skeleton)
             own = torch_dtype if isinstance(torch_dtype, torch.dtype) else config.dtype
             options |= loading_options(skeleton, edited, held, place, own)
         elif device_map is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedModel
@@ -85,13 +85,45 @@ def default_blocks(count: int) -> range:
     return range(first, last + 1)
 
 
-def choose_modules(model: PreTrainedModel, modules: str | Sequence[str] = "auto") -> list[str]:
+def published_modules(model: PreTrainedModel) -> list[str]:
+    """The paper's choice for the paper's models, else the outputs of `default_blocks`.
+
+    Raises:
+        UnsupportedModelError: there is nothing to edit.
+    """
+    preset = preset_of(model)
+    if preset is None:
+        return output_projections(model, default_blocks)
+    found = projections(model)
+    return [p.name for p in found if any(span.holds(p) for span in preset.spans)]
+
+
+def output_projections(model: PreTrainedModel, blocks: Callable[[int], Sequence[int]]) -> list[str]:
+    """The MLP output projections of some blocks, in model order.
+
+    Args:
+        model: Any decoder of the installed transformers; may be without weights.
+        blocks: Which of how many.
+
+    Raises:
+        UnsupportedModelError: there are none.
+    """
+    outputs = [p for p in projections(model) if p.role == "output"]
+    chosen = blocks(max(p.block for p in outputs) + 1)
+    return [p.name for p in outputs if p.block in chosen]
+
+
+def choose_modules(
+    model: PreTrainedModel,
+    modules: str | Sequence[str] = "auto",
+    auto: Callable[[PreTrainedModel], list[str]] = published_modules,
+) -> list[str]:
     """Names of the modules to edit, in model order.
 
     Args:
-        model: Any decoder of the installed transformers.
-        modules: `auto` takes the paper's choice for the paper's models, else the output
-            projections of `default_blocks`; a list is checked and taken as it is.
+        model: Any decoder of the installed transformers; may be without weights.
+        modules: `auto`, or names, which are checked and taken as they are.
+        auto: What `auto` stands for; every method has its own, `Method.modules`.
 
     Raises:
         InputError: a listed module does not exist, or is listed twice.
@@ -100,13 +132,7 @@ def choose_modules(model: PreTrainedModel, modules: str | Sequence[str] = "auto"
     if isinstance(modules, str) and modules != "auto":
         modules = [name.strip() for name in modules.split(",")]
     if modules == "auto":
-        found = projections(model)
-        preset = preset_of(model)
-        if preset:
-            return [p.name for p in found if any(span.holds(p) for span in preset.spans)]
-        outputs = [p for p in found if p.role == "output"]
-        blocks = default_blocks(max(p.block for p in outputs) + 1)
-        return [p.name for p in outputs if p.block in blocks]
+        return auto(model)
     known = {name for name, _ in model.named_modules()}
     for name in modules:
         if name not in known:

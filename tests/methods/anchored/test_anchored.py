@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from ultraedit import Edit, Editor, InputError, TurnRefusedError
-from ultraedit.core.loss import lead_gradient
+from ultraedit.core.loss import choice_lead_gradient
 from ultraedit.methods.anchored import Anchored, AnchoredConfig, derive
 from ultraedit.methods.anchored.method import last_of_each
 
@@ -47,37 +49,36 @@ def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
 
 
 def test_a_first_pass_is_the_equation(build, tokenizer):
-    """Written out in float64: the primal, from rows of whole passes over single texts."""
-    model = build("llama")
+    """Written out in float64 over all weights at once, from passes over single texts."""
     name = "model.layers.2.mlp.down_proj"
-    method = Anchored(AnchoredConfig(passes=1, lr=0.2))
-    editor = Editor(model, tokenizer, method=method, modules=[name])
+    method = Anchored(AnchoredConfig(passes=1, lr=0.2, threshold=0.9))
+    editor = Editor(build("llama"), tokenizer, method=method, modules=[name])
     bench = editor.bench
     texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    rows = bench.capture(texts)[name]
+    parts = [bench.capture([text])[name] for text in texts]
+    falls = [part.inputs.double().T @ part.gradients.double() for part in parts]
+    chances = [part.losses.double().neg().exp() for part in parts]
     drawn = bench.sample(24, derive.ANCHOR_TOKENS, 3)
-    parts = [bench.capture([text], lead_gradient)[name] for text in drawn]
+    parts = [bench.capture([text], choice_lead_gradient)[name] for text in drawn]
     h = torch.cat([part.inputs[1:] for part in parts]).double()
     m = torch.cat([part.gradients[1:] for part in parts]).double()
     sure = torch.cat([part.losses[1:] for part in parts]).double().neg().exp()
     second = h.T * sure @ h / sure.sum()
-    weight = bench.masters[name].master.double()
-    size = (weight @ second @ weight.T).trace().sqrt()
     metric = second + derive.FLOOR * second.diagonal().mean() * torch.eye(len(second))
     curvature = m.T * sure @ m / sure.sum()
-    damped = curvature + derive.DAMPING * curvature.diagonal().mean() * torch.eye(len(curvature))
-    whitening = torch.linalg.inv(damped)
-    mean_square = (sure * (m @ whitening).square().sum(1)).sum() / sure.sum()
-    whitening *= size / mean_square.sqrt()
-    values = -rows.gradients.double() @ whitening
-    keys = rows.inputs.double()
-    noise = 0.1 * (keys @ torch.linalg.inv(metric) * keys).sum(1)
-    unit = torch.linalg.solve(metric + keys.T / noise @ keys, keys.T / noise @ values)
-    gain = -(rows.gradients.double() * (keys @ unit)).sum()
-    expected = unit * 0.2 * rows.losses.double().sum() / gain
+    curvature = curvature + derive.DAMPING * curvature.diagonal().mean() * torch.eye(len(curvature))
+    # The shift does not depend on the scale of either metric.
+    cost = torch.kron(torch.linalg.inv(metric), torch.linalg.inv(curvature))
+    jacobian = torch.stack(falls).flatten(1)
+    kernel = jacobian @ cost @ jacobian.T
+    kernel = kernel + 0.03 * kernel.diagonal().diag()
+    goal = math.log(0.9 / 0.1) + derive.BEYOND
+    # With the lead z = log p - log(1 - p), a token's loss falls by 1 - p for every nat of z.
+    wanted = [0.2 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum() for p in chances]
+    expected = -cost @ jacobian.T @ torch.linalg.solve(kernel, torch.stack(wanted))
     before = weights(editor)[name]
     editor.edit(EDITS)
-    shift = (weights(editor)[name] - before).T.double()
+    shift = (weights(editor)[name] - before).T.double().flatten()
     assert (shift - expected).norm() / expected.norm() < 1e-3
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ultraedit.core.metric import metric_rows
+from ultraedit.core.metric import directions, multipliers
 from ultraedit.methods.anchored import derive
 from ultraedit.methods.anchored.memory import KeyMemory
 
@@ -13,9 +13,13 @@ def spread(generator, d, rows=None):
     return keys.T @ keys / len(keys) + 1e-3 * scales.square().mean() * torch.eye(d)
 
 
-def turn(memory, keys, targets, ridge=0.1):
-    left, right, system = metric_rows(keys, targets, memory.inverse, ridge)
-    return left.T @ right, memory.after(left, system.float(), derive.KEY_WEIGHT)
+def turn(memory, keys, targets, ridge=0.03):
+    """Every key's output moved by its target, as far as it points that way."""
+    sizes = targets.norm(dim=1)
+    found = directions(keys, targets / sizes[:, None], memory.inverse, torch.eye(targets.shape[1]))
+    amounts = multipliers(found.kernel, sizes, ridge)
+    shift = found.left.T @ (found.right * amounts.float()[:, None])
+    return shift, memory.after(found.left, found.system, derive.KEY_WEIGHT)
 
 
 def test_past_keys_add_to_the_anchors(generator):

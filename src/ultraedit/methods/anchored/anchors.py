@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ultraedit.core.capture import Rows
-from ultraedit.core.loss import lead_gradient
+from ultraedit.core.loss import choice_lead_gradient
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.methods.anchored.derive import DAMPING, FLOOR
 from ultraedit.methods.base import Workbench
@@ -56,8 +56,9 @@ def measure(bench: Workbench, texts: Sequence[Encoded]) -> dict[str, Anchors]:
     """
     sums: dict[str, _Sums] = {}
     for first in range(0, len(texts), CHUNK):
-        for name, rows in bench.capture(texts[first : first + CHUNK], lead_gradient).items():
-            _add(sums, name, rows)
+        rows = bench.capture(texts[first : first + CHUNK], choice_lead_gradient)
+        for name, part in rows.items():
+            _add(sums, name, part)
     return {name: _anchors(sums.pop(name), target) for name, target in bench.targets.items()}
 
 

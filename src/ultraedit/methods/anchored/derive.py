@@ -6,6 +6,9 @@ not swept.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 # Of the mean of C0's diagonal, added to all of it: directions that no anchor uses are cheap, not
 # free.
 FLOOR = 1e-3
@@ -17,19 +20,20 @@ DAMPING = 0.1
 MOST_KEYS = 8192
 # What is left of the memory when it was full: fading takes an inversion.
 KEPT = 0.75
-# Of the turn's loss, as a line would have it: smaller steps keep more and take more passes.
-FIRST_PASS = 0.5
-# A later step is at most so many times the first one of its turn.
-LONGEST = 16.0
-# Of what all rows gain alone, what they gain together counts at least this much.
-LEAST_GAIN = 0.01
+# Of the way to its goal: leads are not linear in the weights, and smaller steps keep more.
+STEP = 0.5
+# In nats above the lead that counts as learned, so that the last of the way is not endless.
+BEYOND = 0.5
 # Of one past key, where the anchors weigh one in all.
-KEY_WEIGHT = 0.1
+KEY_WEIGHT = 0.03
+# Blocks that share an edit.
+EDITED = 6
+# How far a pass has to come of what it should have, and what its step is multiplied by if not.
+ENOUGH, SHORTER = 0.5, 0.5
 # Tokens of one anchor: a sentence or two, so that all kinds of beginnings are among them.
 ANCHOR_TOKENS = 16
-# An anchor's token has moved when its loss rose by this much, in nats, and is held to if the
-# model was sure of it before: of what it would draw at random there is nothing to keep.
-MOVED, SURE = 0.02, 0.7
+# An anchor's token has moved when its lead fell by this much, in nats.
+MOVED = 0.5
 # An anchor this like a turn's own key, as the cosine under the metric, speaks of the edited fact.
 SAME = 0.5
 
@@ -57,17 +61,48 @@ def forgetting(keys: float) -> float:
     return 1.0 if keys <= MOST_KEYS else KEPT * MOST_KEYS / keys
 
 
-def next_step(share: float, loss: float, gain: float, first: float | None) -> float:
-    """The step of a pass: it takes `share` of the loss that is left, as a line has it.
+def goal(threshold: float) -> float:
+    """The lead that an answer token is taken towards, for the probability that is asked of it."""
+    return math.log(threshold / (1 - threshold)) + BEYOND
 
-    Near the end the gradient falls as the loss does and the gain as its square, so the step
-    grows; without that, the last tokens would take as many passes as all others.
+
+def next_share(share: float, first: float, before: float, left: float) -> float:
+    """The share of the way of the next pass, by how far the last one came.
+
+    Leads are linear only nearby. Where a pass came less than half as far as it should have,
+    the next is shorter; where it did, the step grows back to what it was at first.
 
     Args:
-        share: Of the loss.
-        loss: Of the edits that are not learned.
-        gain: By how much their loss falls at step one.
-        first: The first step of the turn.
+        share: Of the last pass.
+        first: Of the first one of the turn.
+        before: What was missing before the last pass, in nats, over all that was not learned.
+        left: What is missing now.
     """
-    step = share * loss / gain
-    return step if first is None else min(max(step, first), LONGEST * first)
+    came = (before - left) / (share * before) if before > 0 else 1.0
+    return share * SHORTER if came < ENOUGH else min(first, share / SHORTER)
+
+
+def longest(cost: float, first: float) -> float:
+    """The share of a pass's shift that is taken: none moves the weights further than the first.
+
+    A lead that cannot rise any more, as that of a model whose logits are bounded, has hardly a
+    gradient left, and a line through it leads far away.
+
+    Args:
+        cost: Of the whole shift, as the metric has it: a square.
+        first: Of the first pass of the turn.
+    """
+    return min(1.0, math.sqrt(first / cost)) if cost > 0 else 1.0
+
+
+def edited_blocks(count: int) -> Sequence[int]:
+    """Which of `count` blocks have their output projection edited.
+
+    Many blocks share an edit with less harm than few: at six blocks all of them keep more than
+    the last four, at half as much time again. Every one costs two matrices of its inner width
+    squared, so a deeper model has `EDITED`, spread evenly over its last two thirds, where facts
+    are recalled; that has not been measured.
+    """
+    first = min(count // 3, max(count - EDITED, 0))
+    most = min(EDITED, count - first)
+    return [count - 1 - round(n * (count - 1 - first) / max(most - 1, 1)) for n in range(most)]

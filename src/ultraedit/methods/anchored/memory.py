@@ -20,7 +20,7 @@ class KeyMemory:
     gone by, what the anchors need still weighs something.
 
     Attributes:
-        anchors: (d, d) float32, A: the metric before any edit.
+        anchors: (d, d) float32 on the CPU, A: the metric before any edit.
         inverse: (d, d) float32, M^-1.
         keys: How many keys P holds, faded ones in proportion.
     """
@@ -31,10 +31,12 @@ class KeyMemory:
 
     @staticmethod
     def empty(anchors: Tensor) -> KeyMemory:
-        return KeyMemory(anchors, _inverted(anchors.double()).to(anchors.dtype), 0.0)
+        inverse = _inverted(anchors.double()).to(anchors.dtype)
+        return KeyMemory(anchors.cpu(), inverse, 0.0)
 
     def on(self, device: torch.device) -> KeyMemory:
-        return KeyMemory(self.anchors.to(device), self.inverse.to(device), self.keys)
+        # Anchors are asked for when P fades, which is seldom, and are as large as the inverse.
+        return replace(self, inverse=self.inverse.to(device))
 
     def after(self, left: Tensor, system: Tensor, weight: float) -> KeyMemory:
         """With the keys of one more turn; a new object.
@@ -53,7 +55,7 @@ class KeyMemory:
         """With `share` of P: M becomes share M + (1 - share) A, both positive."""
         # In float64, and seldom: the inverse is all that is kept of P.
         metric = _inverted(self.inverse.double()).mul_(share)
-        metric.add_(self.anchors.double(), alpha=1 - share)
+        metric.add_(self.anchors.to(metric.device).double(), alpha=1 - share)
         return replace(
             self, inverse=_inverted(metric).to(self.inverse.dtype), keys=self.keys * share
         )

@@ -1,4 +1,4 @@
-"""The method: small steps, pass by pass, under a metric of anchors and past keys."""
+"""The method: every answer token's lead is raised, pass by pass, at the least cost to the rest."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ultraedit.core.capture import Rows
-from ultraedit.core.metric import metric_rows
+from ultraedit.core.metric import Directions, directions, multipliers, summed
 from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError, TurnRefusedError
@@ -20,6 +21,7 @@ from ultraedit.methods.anchored.memory import KeyMemory
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive
+from ultraedit.models.presets import output_projections
 from ultraedit.records import Edit
 
 ANCHOR_SEED = 3
@@ -27,6 +29,8 @@ ANCHOR_SEED = 3
 SAMPLED = 512
 # What belongs to no edit of the turn: rows that bring an anchor back.
 NO_EDIT = -1
+# A loss in float32 below which p cannot be told from 1.
+TINY = 1e-7
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,15 @@ class AnchoredConfig:
     """Settings; the numbers behind the method itself are in `derive`.
 
     Attributes:
-        lr: What share of the edits' loss a pass would take away if the loss were linear;
-            `auto` is `derive.FIRST_PASS`. How far later passes may go says `derive.next_step`.
+        lr: What share of the way to its goal every answer token is taken in a pass, if its lead
+            were linear in the weights; `auto` is `derive.STEP`.
         ridge: How much of a row is held back, as a share of its own weight in the solve.
         threshold: An edit is learned when every answer token has at least this probability.
         passes: At most so many over one turn.
     """
 
     lr: float | str = "auto"
-    ridge: float = 0.1
+    ridge: float = 0.03
     threshold: float = 0.97
     passes: int = 10
 
@@ -54,21 +58,6 @@ class AnchoredConfig:
             raise InputError(f"threshold must lie between 0 and 1, not {self.threshold!r}")
         if not isinstance(self.passes, int) or self.passes < 1:
             raise InputError(f"passes must be at least 1, not {self.passes!r}")
-
-
-@dataclass(frozen=True)
-class _Solved:
-    """One pass at step one.
-
-    Attributes:
-        shifts: By module.
-        systems: H M^-1 H^T by module, (n, n) float64.
-        gain: What a linear loss of the edits would lose.
-    """
-
-    shifts: dict[str, LowRank]
-    systems: dict[str, Tensor]
-    gain: float
 
 
 class Anchored(Method):
@@ -88,9 +77,9 @@ class Anchored(Method):
         self._systems: dict[str, Tensor] = {}
         self._began = False
 
-    @property
-    def _share(self) -> float:
-        return derive.FIRST_PASS if self.config.lr == "auto" else float(self.config.lr)
+    @classmethod
+    def modules(cls, model: PreTrainedModel) -> list[str]:
+        return output_projections(model, derive.edited_blocks)
 
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
@@ -102,8 +91,9 @@ class Anchored(Method):
         watched = state.watched(derive.rehearsed(len(texts)))
         newest = last_of_each(edits)
         before, held = torch.empty(0), torch.empty(0)
+        lefts: dict[str, Tensor] = {}
         systems: dict[str, Tensor] = {}
-        first_step: float | None = None
+        share, undone_before, first_cost = self._share, math.inf, 0.0
         for number in range(self.config.passes):
             rows = bench.capture([*texts, *watched])
             some = next(iter(rows.values()))
@@ -111,56 +101,77 @@ class Anchored(Method):
             wanted = newest & unlearned(some, len(texts), self.config.threshold).cpu()
             if not wanted.any():
                 break
-            losses = some.losses[~own]
+            now = leads(some.losses)
             if number == 0:
-                before, held = losses, elsewhere(rows, own, state)
+                before, held = now[~own], elsewhere(rows, own, state) & (now[~own] > 0)
+            missing = self._goal - now
+            missing[~own] = before - now[~own]
             chosen = own.clone()
             chosen[own] = wanted.to(own.device)[some.edit_index[own]]
-            chosen[~own] = held & (before < derive.SURE) & (losses > before + derive.MOVED)
-            unit = self._solved(rows, chosen, own, state)
+            chosen[~own] = held & (missing[~own] > derive.MOVED)
+            undone = float(missing[chosen & own].clamp(min=0).sum())
+            if number > 0:
+                share = derive.next_share(share, self._share, undone_before, undone)
+            undone_before = undone
+            missing[own] *= share
+            # A text's loss falls by its tokens' leads times what each has left to win.
+            falls = missing.clamp(min=0) * -torch.expm1(-some.losses)
+            shifts, found, cost = self._solved(rows, chosen, falls, state)
+            first_cost = cost if number == 0 else first_cost
+            most = derive.longest(cost, first_cost)
+            index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
             if number == 0:
-                systems = {n: unit.systems[n].float() for n in state.memories}
-                first = {name: unit.shifts[name].left for name in systems}
-            loss = float(some.losses[chosen & own].sum())
-            step = derive.next_step(self._share, loss, unit.gain, first_step)
-            first_step = step if first_step is None else first_step
-            shifts = {name: shift.scaled(step) for name, shift in unit.shifts.items()}
-            yield shifts
+                # Nothing has moved yet: all of these are rows of the edits.
+                lefts = {name: found[name].left for name in state.memories}
+                systems = {name: found[name].system for name in state.memories}
+            yield {
+                n: LowRank(left, right * most, index.to(left.device))
+                for n, (left, right) in shifts.items()
+            }
         if systems:
             with refusing("the turn's keys"):
-                state = state.after(first, systems)
+                state = state.after(lefts, systems)
         self.state, self._systems = state, systems
 
+    @property
+    def _share(self) -> float:
+        return derive.STEP if self.config.lr == "auto" else float(self.config.lr)
+
+    @property
+    def _goal(self) -> float:
+        return derive.goal(self.config.threshold)
+
     def _solved(
-        self, rows: Mapping[str, Rows], chosen: Tensor, own: Tensor, state: State
-    ) -> _Solved:
-        """Shifts of the chosen rows at step one, and by how much they lower the edits' loss."""
-        some = next(iter(rows.values()))
-        index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
-        shifts: dict[str, LowRank] = {}
-        systems: dict[str, Tensor] = {}
-        gain = alone = 0.0
+        self, rows: Mapping[str, Rows], chosen: Tensor, falls: Tensor, state: State
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Directions], float]:
+        """Both sides of every module's shift, the rows they are made of, and what it costs.
+
+        Args:
+            rows: By module.
+            chosen: (n,) bool, the rows that there is something to do for.
+            falls: (n,) by how much each is to lower the loss of its text.
+            state: The metrics.
+        """
+        found: dict[str, Directions] = {}
         for name, part in rows.items():
             memory = state.memories[state.leaders[name]]
             here = chosen.to(part.inputs.device)
-            gradients = part.gradients.to(part.inputs.device)[here]
-            left, right, system = metric_rows(
-                part.inputs[here],
-                -gradients @ state.whitening[name],
-                memory.inverse,
-                self.config.ridge,
+            gradients = part.gradients.to(here.device)[here]
+            found[name] = directions(
+                part.inputs[here], gradients, memory.inverse, state.whitening[name]
             )
-            shifts[name] = LowRank(left, right, index.to(left.device))
-            systems[name] = system
-            edited = (index != NO_EDIT).to(left.device)
-            slope = gradients.double() * edited[:, None]
-            gain -= float((slope * (system @ right.double())).sum())
-            alone -= float((slope * system.diagonal()[:, None] * right.double()).sum())
-        # Rows that pull against each other may gain nothing together: a step is for each of them.
-        gain = max(gain, derive.LEAST_GAIN * alone)
-        if not gain > 0:
-            raise TurnRefusedError("no direction lowers the loss of the turn's edits")
-        return _Solved(shifts, systems, gain)
+        kernel = sum((one.kernel.to(chosen.device) for one in found.values()), torch.zeros(()))
+        _, text = torch.unique(next(iter(rows.values())).edit_index[chosen], return_inverse=True)
+        wanted = summed(falls[chosen], text)
+        kernel = summed(summed(kernel, text).T, text)
+        texts = multipliers(kernel, wanted, self.config.ridge)
+        cost = float(texts @ kernel.double() @ texts)
+        amounts = texts[text]
+        shifts = {
+            name: (one.left, one.right * -amounts.to(one.right)[:, None])
+            for name, one in found.items()
+        }
+        return shifts, found, cost
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.state.tensors()
@@ -180,6 +191,7 @@ class Anchored(Method):
         elif record:
             systems = {key.removeprefix("system."): value for key, value in record.items()}
             lefts = {name: passes[0][name].left for name in systems}  # type: ignore[union-attr]
+            self.state = self.state.on({name: left.device for name, left in lefts.items()})
             self.state = self.state.after(lefts, systems)
 
 
@@ -224,6 +236,11 @@ def last_of_each(edits: Sequence[Edit]) -> Tensor:
     # Not the prompt's tokens: its last one may have gone to the target.
     places = {edit.prompt.strip(): place for place, edit in enumerate(edits)}
     return torch.tensor([places[edit.prompt.strip()] == place for place, edit in enumerate(edits)])
+
+
+def leads(losses: Tensor) -> Tensor:
+    """log p - log(1 - p) of tokens with these -log p; finite."""
+    return -losses - torch.log(-torch.expm1(-losses.clamp(min=TINY)))
 
 
 def unlearned(rows: Rows, edits: int, threshold: float) -> Tensor:

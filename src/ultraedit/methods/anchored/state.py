@@ -34,11 +34,13 @@ class State:
     turns: int = 0
 
     def on(self, devices: Mapping[str, torch.device]) -> State:
-        """With what belongs to a module on that module's device."""
+        """With what belongs to a module on that module's device, if it is named."""
         return replace(
             self,
-            whitening={name: held.to(devices[name]) for name, held in self.whitening.items()},
-            memories={name: held.on(devices[name]) for name, held in self.memories.items()},
+            whitening={
+                n: m.to(devices[n]) if n in devices else m for n, m in self.whitening.items()
+            },
+            memories={n: m.on(devices[n]) if n in devices else m for n, m in self.memories.items()},
         )
 
     def watched(self, count: int) -> list[Encoded]:
