@@ -25,7 +25,7 @@ METRICS = ("token_accuracy", "exact_match", "generation")
 
 
 def measure(model: str, cases: list[Case], turn: int, append_eos: bool) -> dict[str, Any]:
-    editor = Editor.from_pretrained(model, append_eos=append_eos, device="cpu")
+    editor = Editor.from_pretrained(model, method="ultraedit", append_eos=append_eos, device="cpu")
     for start in range(0, len(cases), turn):
         editor.edit([case.edit for case in cases[start : start + turn]])
     report = editor.evaluate(cases, baseline=False, generate=True, keep_cases=False)

@@ -26,7 +26,7 @@ from ultraedit.data import read_cases
 def measure(
     model: str, cases: list[Case], turn: int, lr: float | str, modules: str
 ) -> dict[str, Any]:
-    editor = Editor.from_pretrained(model, lr=lr, modules=modules, device="cpu")
+    editor = Editor.from_pretrained(model, method="ultraedit", lr=lr, modules=modules, device="cpu")
     seconds = []
     for start in range(0, len(cases), turn):
         done = editor.edit([case.edit for case in cases[start : start + turn]])

@@ -202,8 +202,9 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("growth.json"))
     arguments = parser.parse_args()
     editor = Editor.from_pretrained(
-        "demo", dtype=arguments.dtype, journal=False, check_learned=arguments.check_learned
-    )
+        "demo", method="ultraedit", dtype=arguments.dtype, journal=False,
+        check_learned=arguments.check_learned,
+    )  # fmt: skip
     encoder = editor.bench.encoder
     source = edits(arguments.facts, arguments.relations, encoder, arguments.most_tokens)
     for measured in run(editor, source, arguments.edits, arguments.turn_size):

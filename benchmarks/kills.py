@@ -45,8 +45,8 @@ WRITES_OF_A_TURN = 12
 def edit(model: Path, facts: Path, out: Path, turn_size: int, lr: str) -> None:
     """Run the command in this process and end it."""
     sys.argv = [
-        "ultraedit", "edit", str(model), str(facts), "-o", str(out), "--resume", "--lr", lr,
-        "--turn-size", str(turn_size), "--json",
+        "ultraedit", "edit", str(model), str(facts), "-o", str(out), "--resume",
+        "--method", "ultraedit", "--lr", lr, "--turn-size", str(turn_size), "--json",
     ]  # fmt: skip
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)

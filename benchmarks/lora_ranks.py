@@ -44,7 +44,7 @@ def ask(model: Any, editor: Editor, prompts: list[str]) -> list[str]:
 
 def measure(edits: int, folder: Path) -> list[dict[str, Any]]:
     cases = list(read_cases(str(CASES_FILE), limit=edits))
-    editor = Editor.from_pretrained("demo", dtype="float32")
+    editor = Editor.from_pretrained("demo", method="ultraedit", dtype="float32")
     editor.edit([case.edit for case in cases])
     editor.save(folder / f"out{edits}")
     asked = {

@@ -80,7 +80,9 @@ def measure(name: str, device: torch.device) -> dict[str, Any]:
     turns = iter(range(3))
 
     def run() -> Editor:
-        editor = Editor(model, tokenizer, modules=modules, lr=1e-6, journal=False)
+        editor = Editor(
+            model, tokenizer, method="ultraedit", modules=modules, lr=1e-6, journal=False
+        )
         progress = Progress("", turn_size, len(edits), lookahead=0).resolved()
         write_all(editor, iter(edits), progress, save=None, stop=lambda: next(turns, None) is None)
         return editor

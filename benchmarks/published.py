@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--lr", type=float, default=0.04)
     arguments = parser.parse_args()
-    editor = Editor.from_pretrained("demo", lr=arguments.lr, append_eos=False)
+    editor = Editor.from_pretrained("demo", method="ultraedit", lr=arguments.lr, append_eos=False)
     cases = read_cases(str(CASES_FILE), limit=100 * arguments.turns)
     encode = editor.bench.encoder.encode
     texts = [encode(case.edit.prompt, case.edit.answers[0]) for case in cases]

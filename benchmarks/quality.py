@@ -74,12 +74,13 @@ def run(
         check_learned=False, **options,
     )  # fmt: skip
     bench = editor.bench
-    began = time.perf_counter()
-    turns = [
-        editor.edit([case.edit for case in cases[start : start + turn_size]])
-        for start in range(0, count, turn_size)
-    ]
-    taken = time.perf_counter() - began
+    texts = [bench.encoder.encode(case.edit.prompt, case.edit.answers[0]) for case in cases]
+    turns, retained, taken = [], [], 0.0
+    for start in range(0, count, turn_size):
+        began = time.perf_counter()
+        turns.append(editor.edit([case.edit for case in cases[start : start + turn_size]]))
+        taken += time.perf_counter() - began
+        retained.append(statistics.fmean(s.exact for s in bench.score(texts[:turn_size])))
     report = editor.evaluate(cases, baseline=False, generate=True, keep_cases=False)
 
     def asked(probes: list[tuple[str, str]]) -> dict[str, float]:
@@ -94,7 +95,6 @@ def run(
         (world.phrasings[fact.relation].questions[0].format(fact.subject), fact.answer)
         for fact in world.others(cases, seed)
     ]
-    texts = [bench.encoder.encode(case.edit.prompt, case.edit.answers[0]) for case in cases]
     bench.passes = Passes(bench.model, split=False)
     forwards = []
     for _ in range(3):
@@ -111,7 +111,7 @@ def run(
         "mean": report.mean(), "mean exact": report.mean("exact_match"),
         "mean free": report.mean("generation"),
         "passes": statistics.fmean(turn.passes for turn in turns),
-        "seconds": taken, "first turn seconds": turns[0].seconds,
+        "first turn kept": retained, "seconds": taken, "first turn seconds": turns[0].seconds,
         "turn / plain forward pass": statistics.median(turn.seconds for turn in turns)
         / (statistics.median(forwards) * turn_size / count),
     }  # fmt: skip

@@ -49,7 +49,10 @@ class Rig:
         self.model = random_model(shape, blocks, dtype, device)
         modules = shape.modules(blocks)
         tokenizer = word_tokenizer(self.vocabulary)
-        options = {"modules": modules, "lr": LR, "journal": False, "append_eos": False}
+        options = {
+            "method": "ultraedit", "modules": modules, "lr": LR, "journal": False,
+            "append_eos": False,
+        }  # fmt: skip
         before = used_bytes(device)
         self.editors = {"ours": Editor(self.model, tokenizer, **options)}
         held = used_bytes(device)

@@ -94,3 +94,14 @@ def generator():
     seed = torch.seed() % 2**31
     print(f"seed {seed}")
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def published_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pass, one rule for modules: what all methods share is tested with the simplest.
+
+    The recommended one has tests of its own, in which it names itself or is asked for as
+    `DEFAULT`; a little of the text that it draws before its first turn will do there.
+    """
+    monkeypatch.setattr("ultraedit.methods.registry.DEFAULT", "ultraedit")
+    monkeypatch.setattr("ultraedit.methods.anchored.derive.anchor_texts", lambda widest: 24)

@@ -25,6 +25,7 @@ from ultraedit.methods.registry import build, method_class
 from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace, parse_place
 from ultraedit.models.load import load, local_folder, resolve
+from ultraedit.models.memory import shape_of
 from ultraedit.models.presets import choose_modules
 from ultraedit.records import Case, Edit, Turn
 from ultraedit.turn import make_turn, refusing_full_memory
@@ -85,7 +86,10 @@ class Editor:
             raise InputError("settings of a method that is already made cannot be given")
         names = choose_modules(model, modules, method.modules)
         model.eval()
-        self.bench = Bench(model, encoder, names, batch_tokens or plan_batch_tokens(model, names))
+        if batch_tokens is None:
+            held = method.state_bytes([shape_of(model.get_submodule(name)) for name in names])
+            batch_tokens = plan_batch_tokens(model, names, held)
+        self.bench = Bench(model, encoder, names, batch_tokens)
         self.method = method
         self.bench.query = method.query
         if not method.info.changes_weights:

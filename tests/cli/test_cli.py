@@ -28,7 +28,9 @@ def run_json(*arguments):
 @pytest.fixture(scope="module")
 def edited(base, facts, tmp_path_factory):
     out = tmp_path_factory.mktemp("edited") / "out"
-    summary = run_json("edit", base, facts, "-o", out, "--turn-size", 2, "--lr", 0.05)
+    summary = run_json(
+        "edit", base, facts, "--method", "ultraedit", "-o", out, "--turn-size", 2, "--lr", 0.05
+    )
     return out, summary
 
 

@@ -83,7 +83,19 @@ def test_a_wrong_choice_is_one_line_and_exit_code_2(
 def test_libraries_keep_quiet(base, facts):
     pytest.importorskip("torchao")
     done = subprocess.run(
-        [sys.executable, "-m", "ultraedit", "edit", base, facts, "--frozen", "int8", "--json"],
+        [
+            sys.executable,
+            "-m",
+            "ultraedit",
+            "edit",
+            base,
+            facts,
+            "--method",
+            "ultraedit",
+            "--frozen",
+            "int8",
+            "--json",
+        ],  # fmt: skip
         capture_output=True,
         text=True,
     )

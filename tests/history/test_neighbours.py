@@ -6,7 +6,6 @@ import torch
 from ultraedit import Edit, Editor, InputError
 from ultraedit.history import neighbours as module
 from ultraedit.history.neighbours import neighbours
-from ultraedit.methods.anchored import derive
 from ultraedit.storage import Layout, open_journal, read_factors
 
 
@@ -61,10 +60,9 @@ def test_the_same_prompt_in_a_later_turn_is_the_first_of_the_others(told):
 
 
 def test_an_edit_that_was_known_before_its_turn_wrote_nothing_and_has_its_turn(
-    checkpoint, tmp_path, monkeypatch
+    checkpoint, tmp_path
 ):
     """A method that leaves out what is learned, and whose rows partly belong to no edit."""
-    monkeypatch.setattr(derive, "anchor_texts", lambda widest: 24)
     editor = Editor.from_pretrained(checkpoint, method="anchored", passes=30, threshold=0.3)
     known, new = Edit("who plays jazz", "paris", id="known"), Edit("who is", "city", id="new")
     editor.edit([Edit(known.prompt, "paris", id="first")])

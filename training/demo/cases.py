@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--facts", type=int, help="what the model was trained on, if not all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--asked", type=int, help="in so many trained phrasings, if not in all")
     args = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(args.folder / "model")
     model = AutoModelForCausalLM.from_pretrained(args.folder / "model", dtype=torch.float32)
@@ -97,7 +98,8 @@ def main() -> None:
     # The same draw as in training.
     facts = random.Random(args.seed).sample(facts, args.facts) if args.facts else facts
     known_in: dict[int, list[bool]] = defaultdict(list)
-    for number in range(max(len(phrasings[f.relation].trained) for f in facts)):
+    most = max(len(phrasings[fact.relation].trained) for fact in facts)
+    for number in random.Random(args.seed).sample(range(most), min(args.asked or most, most)):
         places = [i for i, f in enumerate(facts) if number < len(phrasings[f.relation].trained)]
         pairs = [
             (phrasings[facts[i].relation].trained[number].format(facts[i].subject), facts[i].answer)

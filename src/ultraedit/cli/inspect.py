@@ -43,8 +43,10 @@ def inspect(
     names = choose_modules(skeleton, wanted, kind.modules)
     preset = preset_of(skeleton)
     place = resolve_device(device).type
-    memory = edit_memory(skeleton, names, turn_size, place)
-    disk = disk_cost(skeleton, names, turn_size)
+    editing = kind()
+    held = editing.state_bytes([shape_of(skeleton.get_submodule(name)) for name in names])
+    memory = edit_memory(skeleton, names, turn_size, place, method=held)
+    disk = disk_cost(skeleton, names, turn_size, held, getattr(editing.config, "passes", 1))
     result: dict[str, Any] = {
         "model": model,
         "architecture": type(skeleton).__name__,

@@ -65,7 +65,7 @@ def models(as_json: Json = False) -> None:
             str(row["blocks"]),
             ", ".join(row["modules"]),
         )
-    show(table, f"Any other decoder: {RULE}")
+    show(table, f"Any other decoder: {RULE} (ultraedit); for other methods ask `ultraedit inspect`")
     return None
 
 

@@ -38,9 +38,10 @@ def directions(keys: Tensor, gradients: Tensor, inverse: Tensor, whitening: Tens
         keys: (n, d) inputs H.
         gradients: (n, e) of every row's scalar with respect to the outputs, G.
         inverse: (d, d) M^-1, symmetric and positive.
-        whitening: (e, e) C, likewise.
+        whitening: (e, e) C, likewise; or (e,), its diagonal where it has nothing else.
     """
-    left, right = keys @ inverse, gradients @ whitening
+    left = keys @ inverse
+    right = gradients * whitening if whitening.dim() == 1 else gradients @ whitening
     system = left @ keys.T
     system = (system + system.T) / 2
     likeness = right @ gradients.T

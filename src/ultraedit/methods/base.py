@@ -136,6 +136,10 @@ class Method(ABC):
         """
         return published_modules(model)
 
+    def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """What the method holds at most beside the model, for maps of these (d, e)."""
+        return 0
+
     def attach(self, bench: Workbench) -> None:  # noqa: B027 - optional
         """Called once, before the first turn; wrapping methods install themselves here."""
 

@@ -14,7 +14,7 @@ from ultraedit.errors import InputError
 from ultraedit.methods.base import Method
 
 ENTRY_POINTS = "ultraedit.methods"
-DEFAULT = "ultraedit"
+DEFAULT = "anchored"
 
 
 def available() -> dict[str, type[Method]]:

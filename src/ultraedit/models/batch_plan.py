@@ -19,7 +19,7 @@ SHARE = 0.8
 TURN = 100
 
 
-def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str]) -> int:
+def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str], method: int = 0) -> int:
     """Padded tokens of a batch: the most that fit, halved from the device's best.
 
     Editors record it: resumed elsewhere they go on with the same batches.
@@ -27,6 +27,7 @@ def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str]) -> int:
     Args:
         model: Loaded.
         names: The edited modules; none for a model that is only asked.
+        method: What the method holds, see `Method.state_bytes`.
     """
     holder = model.get_submodule(names[0]) if names else model.get_input_embeddings()
     device: torch.device = holder.weight.device
@@ -35,7 +36,8 @@ def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str]) -> int:
     while names and free is not None and tokens > LEAST_TOKENS:
         # As many edits as fill a batch, should turns be that large.
         edits = max(TURN, MOST_PARTS * tokens // TOKENS_PER_EDIT)
-        if edit_memory(model, names, edits, device.type, tokens)["peak"] <= SHARE * free:
+        peak = edit_memory(model, names, edits, device.type, tokens, method)["peak"]
+        if peak <= SHARE * free:
             break
         tokens //= 2
     return tokens

@@ -73,6 +73,7 @@ def edit_memory(
     turn_size: int,
     device: str = "cuda",
     batch_tokens: int = 2048,
+    method: int = 0,
 ) -> dict[str, int]:
     """Bytes by purpose, for turns of `turn_size` edits of `TOKENS_PER_EDIT` tokens.
 
@@ -82,6 +83,7 @@ def edit_memory(
         turn_size: Edits of a turn.
         device: `cpu` where the originals, which are kept in CPU memory, count too.
         batch_tokens: Padded tokens of one pass.
+        method: What the method holds, see `Method.state_bytes`.
 
     Returns:
         `peak` is the most that is held at once beside the weights. Of what it is made of:
@@ -106,12 +108,13 @@ def edit_memory(
         "frozen pass": sizes.plain(min(batch_tokens, ahead)) if sizes.frozen else 0,
         "graph": max(_batch(sizes, batch) for batch in _nominal_batches(turn_size, batch_tokens)),
         "rows": rows,
+        "method": method,
         "solve": max(
             max(12 * n * (d + e), 4 * n * (3 * d + 6 * e) + 16 * min(n, d) ** 2) for d, e in shapes
         )
         + 4 * n * sum(e for _, e in shapes),
     }
-    standing = parts["masters"] + parts["backup"] + parts["hidden states"]
+    standing = parts["masters"] + parts["backup"] + parts["hidden states"] + method
     weights = [p.numel() * p.element_size() for p in model.parameters()]
     phases = (parts["frozen pass"], rows + parts["graph"], rows + parts["solve"])
     if device == "cpu":
@@ -161,11 +164,20 @@ def sizes_of(model: PreTrainedModel, names: Sequence[str]) -> _Sizes:
     )
 
 
-def disk_cost(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[str, int]:
+def disk_cost(
+    model: nn.Module, names: Sequence[str], turn_size: int, method: int = 0, passes: int = 1
+) -> dict[str, int]:
     """Bytes that an edited model takes on disk beside its base, by purpose.
 
     Weights are written anew by every save; shifts stay for every turn that can be undone,
     and a snapshot for every fifty.
+
+    Args:
+        model: May be without weights.
+        names: The edited modules.
+        turn_size: Edits of a turn.
+        method: What the method holds, see `Method.state_bytes`.
+        passes: That it takes over a turn, at most.
     """
     shapes = [shape_of(model.get_submodule(name)) for name in names]
     served = [model.get_submodule(name).weight for name in names]
@@ -176,8 +188,9 @@ def disk_cost(model: nn.Module, names: Sequence[str], turn_size: int) -> dict[st
     return {
         "edited weights, originals": 2 * own,
         "masters": 4 * halves,
-        "history, per turn": sum(4 * n * (d + e) + 8 * n for d, e in shapes),
-        "history, per snapshot": edited,
+        "method": method,
+        "history, per turn": passes * sum(4 * n * (d + e) + 8 * n for d, e in shapes),
+        "history, per snapshot": edited + method,
     }
 
 

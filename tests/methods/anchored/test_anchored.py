@@ -16,11 +16,6 @@ EDITS = [
 MORE = [Edit("what is", "the guitar was born"), Edit("who plays jazz", "guitar")]
 
 
-@pytest.fixture(autouse=True)
-def few_anchors(monkeypatch):
-    monkeypatch.setattr(derive, "anchor_texts", lambda widest: 24)
-
-
 def weights(editor):
     return {name: m.master.clone() for name, m in editor.bench.masters.items()}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -32,10 +31,12 @@ class Anchors:
     Attributes:
         metric: (d, d) float32, E[h h^T] over the anchors' tokens, plus a floor. A token counts
             as much as the model is sure of its choice there.
-        whitening: (e, e) float32, (E[m m^T] + damping)^-1 with m the gradient of the lead that
-            the model's choice has over every other token. A gradient of the module's outputs
-            times this is the change that gains most for what it costs of other choices. It is
-            scaled so that m itself comes out, on average, at the size of the outputs.
+        whitening: float32, (E[m m^T] + damping)^-1 with m the gradient of the lead that the
+            model's choice has over every other token. A gradient of the module's outputs times
+            this is the change that gains most for what it costs of other choices. It is (e, e);
+            of a map into an MLP, to more features than it is given, only the diagonal is taken,
+            (e,): its outputs go through a function one by one. It is scaled so that m itself
+            comes out, on average, at the size of the outputs.
     """
 
     metric: Tensor
@@ -90,22 +91,28 @@ def _add(sums: dict[str, _Sums], name: str, rows: Rows) -> None:
         for part in (rows.inputs, rows.gradients)
     )
     held = sums.setdefault(name, _Sums(torch.zeros(()), torch.zeros(()), 0.0))
+    second = g.square().sum(0) if g.shape[1] > h.shape[1] else g.T @ g
     held.inputs = h.T @ h + held.inputs.to(h.device)
-    held.gradients = g.T @ g + held.gradients.to(g.device)
+    held.gradients = second + held.gradients.to(g.device)
     held.weight += float(sure.sum())
 
 
 def _anchors(sums: _Sums, target: Target) -> Anchors:
     if not sums.weight:
         # Every text ended at once: nothing is known, and every direction is as dear as another.
-        eye = partial(torch.eye, device=target.parameter.device)
-        return Anchors(eye(target.d), eye(target.e))
+        device = target.parameter.device
+        output = torch.ones(target.e) if target.e > target.d else torch.eye(target.e)
+        return Anchors(torch.eye(target.d, device=device), output.to(device))
     metric = sums.inputs / sums.weight
     weight = target.parameter.detach().double()
     weight = weight if target.transposed else weight.T
     outputs = torch.einsum("ed,dk,ek->", weight, metric, weight).clamp(min=0).sqrt()
     metric.diagonal().add_(FLOOR * metric.diagonal().mean())
     leads = sums.gradients / sums.weight
+    if leads.dim() == 1:
+        whitening = 1 / (leads + DAMPING * leads.mean() + TINY)
+        size = (whitening.square() * leads).sum().clamp(min=TINY).sqrt()
+        return Anchors(metric.float(), (whitening * (outputs / size)).float())
     damped = leads.clone()
     damped.diagonal().add_(DAMPING * leads.diagonal().mean() + TINY)
     whitening = torch.cholesky_inverse(torch.linalg.cholesky(damped))

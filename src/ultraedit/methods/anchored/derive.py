@@ -22,13 +22,14 @@ MOST_KEYS = 8192
 KEPT = 0.75
 # Of the way to its goal: leads are not linear in the weights, and smaller steps keep more.
 STEP = 0.5
-# In nats above the lead that counts as learned, so that the last of the way is not endless.
-BEYOND = 0.5
+# In nats above the lead that counts as learned: fewer passes, and other phrasings get more of it.
+BEYOND = 1.0
 # Of one past key, where the anchors weigh one in all.
-KEY_WEIGHT = 0.03
+KEY_WEIGHT = 0.01
 # Blocks that share an edit.
 EDITED = 6
-# How far a pass has to come of what it should have, and what its step is multiplied by if not.
+# How far a pass has to come of what it should have, and what its step is multiplied by if not;
+# see `Pace`.
 ENOUGH, SHORTER = 0.5, 0.5
 # Tokens of one anchor: a sentence or two, so that all kinds of beginnings are among them.
 ANCHOR_TOKENS = 16
@@ -64,35 +65,6 @@ def forgetting(keys: float) -> float:
 def goal(threshold: float) -> float:
     """The lead that an answer token is taken towards, for the probability that is asked of it."""
     return math.log(threshold / (1 - threshold)) + BEYOND
-
-
-def next_share(share: float, first: float, before: float, left: float) -> float:
-    """The share of the way of the next pass, by how far the last one came.
-
-    Leads are linear only nearby. Where a pass came less than half as far as it should have,
-    the next is shorter; where it did, the step grows back to what it was at first.
-
-    Args:
-        share: Of the last pass.
-        first: Of the first one of the turn.
-        before: What was missing before the last pass, in nats, over all that was not learned.
-        left: What is missing now.
-    """
-    came = (before - left) / (share * before) if before > 0 else 1.0
-    return share * SHORTER if came < ENOUGH else min(first, share / SHORTER)
-
-
-def longest(cost: float, first: float) -> float:
-    """The share of a pass's shift that is taken: none moves the weights further than the first.
-
-    A lead that cannot rise any more, as that of a model whose logits are bounded, has hardly a
-    gradient left, and a line through it leads far away.
-
-    Args:
-        cost: Of the whole shift, as the metric has it: a square.
-        first: Of the first pass of the turn.
-    """
-    return min(1.0, math.sqrt(first / cost)) if cost > 0 else 1.0
 
 
 def edited_blocks(count: int) -> Sequence[int]:

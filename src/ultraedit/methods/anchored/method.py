@@ -18,10 +18,11 @@ from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError, TurnRefusedError
 from ultraedit.methods.anchored import anchors, derive
 from ultraedit.methods.anchored.memory import KeyMemory
+from ultraedit.methods.anchored.pace import Pace
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive
-from ultraedit.models.presets import output_projections
+from ultraedit.models.presets import output_projections, preset_of, published_modules
 from ultraedit.records import Edit
 
 ANCHOR_SEED = 3
@@ -79,7 +80,14 @@ class Anchored(Method):
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
+        if preset_of(model) is not None:
+            return published_modules(model)
         return output_projections(model, derive.edited_blocks)
+
+    def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        # Inverse and whitening stay; beside them stand, while the anchors are measured, their
+        # sums in float64. What the anchors' own metric takes is on the CPU.
+        return sum(12 * (d * d + (e * e if e <= d else e)) for d, e in shapes)
 
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
@@ -93,7 +101,7 @@ class Anchored(Method):
         before, held = torch.empty(0), torch.empty(0)
         lefts: dict[str, Tensor] = {}
         systems: dict[str, Tensor] = {}
-        share, undone_before, first_cost = self._share, math.inf, 0.0
+        pace = Pace(self._share)
         for number in range(self.config.passes):
             rows = bench.capture([*texts, *watched])
             some = next(iter(rows.values()))
@@ -109,16 +117,11 @@ class Anchored(Method):
             chosen = own.clone()
             chosen[own] = wanted.to(own.device)[some.edit_index[own]]
             chosen[~own] = held & (missing[~own] > derive.MOVED)
-            undone = float(missing[chosen & own].clamp(min=0).sum())
-            if number > 0:
-                share = derive.next_share(share, self._share, undone_before, undone)
-            undone_before = undone
-            missing[own] *= share
+            missing[own] *= pace.next_share(float(missing[chosen & own].clamp(min=0).sum()))
             # A text's loss falls by its tokens' leads times what each has left to win.
             falls = missing.clamp(min=0) * -torch.expm1(-some.losses)
             shifts, found, cost = self._solved(rows, chosen, falls, state)
-            first_cost = cost if number == 0 else first_cost
-            most = derive.longest(cost, first_cost)
+            most = pace.held_back(cost)
             index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
             if number == 0:
                 # Nothing has moved yet: all of these are rows of the edits.

@@ -21,7 +21,7 @@ class State:
 
     Attributes:
         leaders: For every module the first that has the same inputs.
-        whitening: Per module, (e, e); see `Anchors`.
+        whitening: Per module; see `Anchors`.
         memories: Per leader.
         texts: The anchors.
         turns: How many were made.
