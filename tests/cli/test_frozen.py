@@ -95,7 +95,7 @@ def test_libraries_keep_quiet(base, facts):
             "--frozen",
             "int8",
             "--json",
-        ],  # fmt: skip
+        ],
         capture_output=True,
         text=True,
     )
