@@ -28,6 +28,8 @@ def main() -> None:
     # Fixed ids: the same rows give the same file.
     matplotlib.rcParams["svg.hashsalt"] = "retention"
     figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    for row in rows:
+        row["method"] += f", eta {row['options']['lr']}" if "lr" in row["options"] else ""
     for method in dict.fromkeys(row["method"] for row in rows):
         curves = [
             row["first turn kept"]

@@ -86,14 +86,13 @@ def _add(sums: dict[str, _Sums], name: str, rows: Rows) -> None:
     later[0] = False
     # The square root goes into both sides of the product.
     sure = torch.exp(-rows.losses).to(later.device) * later
-    h, g = (
-        (part * sure.sqrt().to(part.device)[:, None]).double()
-        for part in (rows.inputs, rows.gradients)
-    )
+    h, g = (part * sure.sqrt().to(part.device)[:, None] for part in (rows.inputs, rows.gradients))
     held = sums.setdefault(name, _Sums(torch.zeros(()), torch.zeros(()), 0.0))
     second = g.square().sum(0) if g.shape[1] > h.shape[1] else g.T @ g
-    held.inputs = h.T @ h + held.inputs.to(h.device)
-    held.gradients = second + held.gradients.to(g.device)
+    # Products of one capture in float32, their sum in float64: float64 products are slow
+    # on many devices, and what they would add is far below the floor.
+    held.inputs = (h.T @ h).double() + held.inputs.to(h.device)
+    held.gradients = second.double() + held.gradients.to(g.device)
     held.weight += float(sure.sum())
 
 
