@@ -11,7 +11,9 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -22,6 +24,7 @@ from shapes import machine
 
 from ultraedit.cli.console import quiet_libraries
 from ultraedit.methods.anchored import Anchors, anchors, derive
+from ultraedit.methods.anchored.anchors import Measured
 from ultraedit.methods.anchored.memory import KeyMemory
 
 MIDDLE = "model.layers.3.mlp.down_proj"
@@ -36,26 +39,25 @@ def without(part: str) -> Iterator[dict[str, object]]:
     """The method without one of its parts; yields the options that go with that."""
     measure = anchors.measure
 
-    def flat(*given: object) -> dict[str, Anchors]:
-        return {
-            name: Anchors(torch.eye(len(one.metric)) * one.metric.diagonal().mean(), one.whitening)
-            for name, one in measure(*given).items()  # type: ignore[arg-type]
-        }
+    def even(matrix: torch.Tensor) -> torch.Tensor:
+        return torch.eye(len(matrix)) * matrix.diagonal().mean()
 
-    def even(*given: object) -> dict[str, Anchors]:
-        return {
-            name: Anchors(
-                one.metric, torch.eye(len(one.whitening)) * one.whitening.diagonal().mean()
-            )
-            for name, one in measure(*given).items()  # type: ignore[arg-type]
-        }
+    def no_inputs(*given: Any) -> Measured:
+        found = measure(*given)
+        flat = {n: Anchors(even(one.metric), one.whitening) for n, one in found.modules.items()}
+        return replace(found, modules=flat)
+
+    def no_curvature(*given: Any) -> Measured:
+        found = measure(*given)
+        flat = {n: Anchors(one.metric, even(one.whitening)) for n, one in found.modules.items()}
+        return replace(found, modules=flat)
 
     options: dict[str, object] = {}
     patches = []
     if part == "anchors":
-        patches = [patch.object(anchors, "measure", flat)]
+        patches = [patch.object(anchors, "measure", no_inputs)]
     elif part == "curvature":
-        patches = [patch.object(anchors, "measure", even)]
+        patches = [patch.object(anchors, "measure", no_curvature)]
     elif part == "past keys":
         patches = [patch.object(KeyMemory, "after", lambda memory, *given: memory)]
     elif part == "watched anchors":

@@ -28,13 +28,17 @@ from rich.table import Table
 from shapes import machine
 
 from ultraedit import Case, Editor
+from ultraedit.bench import Bench
 from ultraedit.cli.console import quiet_libraries
 from ultraedit.core.passes import Passes
 from ultraedit.data.cases import to_case
+from ultraedit.encoding.tokenise import Encoded
 
 TRAINING = Path(__file__).parent.parent / "training" / "demo"
 DEMO = Path(__file__).parent.parent / "src" / "ultraedit" / "demo"
 UNEDITED = 500
+# The unedited model's own text, and not the text that a method may have drawn for itself.
+TEXTS, TOKENS, OTHER_SEED = 512, 32, 2**20
 
 
 class World:
@@ -74,6 +78,8 @@ def run(
         check_learned=False, **options,
     )  # fmt: skip
     bench = editor.bench
+    drawn = bench.sample(TEXTS, TOKENS, OTHER_SEED)
+    before = perplexity(bench, drawn)
     texts = [bench.encoder.encode(case.edit.prompt, case.edit.answers[0]) for case in cases]
     turns, retained, taken = [], [], 0.0
     for start in range(0, count, turn_size):
@@ -108,6 +114,7 @@ def run(
         "near": asked([(probes[0].prompt, probes[0].answers[0]) for probes in kept]),
         "far": asked([(probes[1].prompt, probes[1].answers[0]) for probes in kept]),
         "unedited": asked(others),
+        "perplexity": {"before": before, "after": perplexity(bench, drawn)},
         "mean": report.mean(), "mean exact": report.mean("exact_match"),
         "mean free": report.mean("generation"),
         "passes": statistics.fmean(turn.passes for turn in turns),
@@ -117,6 +124,12 @@ def run(
     }  # fmt: skip
 
 
+def perplexity(bench: Bench, texts: list[Encoded]) -> float:
+    """exp of the mean loss of a token."""
+    losses = torch.cat([scored.losses for scored in bench.score(texts)])
+    return float(losses.double().mean().exp())
+
+
 def key(row: dict[str, Any]) -> str:
     named = ("facts", "edits", "turn size", "seed", "method", "options")
     return json.dumps([row[name] for name in named], sort_keys=True)
@@ -124,7 +137,7 @@ def key(row: dict[str, Any]) -> str:
 
 def shown(rows: list[dict[str, Any]]) -> Table:
     table = Table("edits", "turn", "seed", "method", "efficacy", "rephrase", "locality", "near",
-                  "far", "others", "mean", "passes", "turn / forward")  # fmt: skip
+                  "far", "others", "perplexity", "mean", "passes", "turn / forward")  # fmt: skip
     for row in rows:
         options = " ".join(f"{k}={v}" for k, v in row["options"].items() if k != "modules")
         scores = (
@@ -135,6 +148,7 @@ def shown(rows: list[dict[str, Any]]) -> Table:
             str(row["edits"]), str(row["turn size"]), str(row["seed"]),
             f"{row['method']} {options}", *scores, f"{row['locality']['agreement']:.3f}",
             *(f"{row[part]['exact']:.3f}" for part in ("near", "far", "unedited")),
+            f"{row['perplexity']['before']:.2f} > {row['perplexity']['after']:.2f}",
             f"{row['mean']:.3f}", f"{row['passes']:.1f}",
             f"{row['turn / plain forward pass']:.1f}",
         )  # fmt: skip

@@ -25,7 +25,7 @@ from ultraedit.methods.registry import build, method_class
 from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace, parse_place
 from ultraedit.models.load import load, local_folder, resolve
-from ultraedit.models.memory import shape_of
+from ultraedit.models.memory import shapes_of
 from ultraedit.models.presets import choose_modules
 from ultraedit.records import Case, Edit, Turn
 from ultraedit.turn import make_turn, refusing_full_memory
@@ -87,7 +87,7 @@ class Editor:
         names = choose_modules(model, modules, method.modules)
         model.eval()
         if batch_tokens is None:
-            held = method.state_bytes([shape_of(model.get_submodule(name)) for name in names])
+            held = method.state_bytes(shapes_of(model, names))
             batch_tokens = plan_batch_tokens(model, names, held)
         self.bench = Bench(model, encoder, names, batch_tokens)
         self.method = method

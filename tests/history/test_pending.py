@@ -78,6 +78,7 @@ def test_what_is_remembered_is_bounded_and_the_rest_becomes_a_gap(
     for turn in range(1, 9):
         editor.edit(turn_of(turn))
         assert editor.pending._bytes <= room or len(editor.pending.changes) == 1
+        assert editor.pending.changes[-1].shifts is not None
     after = state(editor)
     out = tmp_path / "out"
     editor.save(out)

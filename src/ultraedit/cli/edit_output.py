@@ -10,15 +10,14 @@ if TYPE_CHECKING:
 
 def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: bool) -> None:
     from ultraedit.cli.console import print_json, show
-    from ultraedit.models.memory import disk_cost, edit_memory, readable, shape_of
+    from ultraedit.models.memory import disk_cost, edit_memory, readable, shapes_of
 
     bench = editor.bench
-    shapes = [shape_of(editor.model.get_submodule(name)) for name in editor.modules]
-    held, passes = editor.method.state_bytes(shapes), getattr(editor.method.config, "passes", 1)
+    held = editor.method.state_bytes(shapes_of(editor.model, editor.modules))
     memory = edit_memory(
         editor.model, editor.modules, turn_size, bench.device.type, bench.batch_tokens, held
     )
-    disk = disk_cost(editor.model, editor.modules, turn_size, held, passes)
+    disk = disk_cost(editor.model, editor.modules, turn_size, held, editor.method.most_passes)
     if as_json:
         return print_json(summary | {"memory": memory, "disk": disk})
     show(

@@ -29,7 +29,7 @@ def inspect(
         disk_cost,
         edit_memory,
         readable,
-        shape_of,
+        shapes_of,
     )
     from ultraedit.models.presets import choose_modules, preset_of, published_modules
 
@@ -43,10 +43,11 @@ def inspect(
     names = choose_modules(skeleton, wanted, kind.modules)
     preset = preset_of(skeleton)
     place = resolve_device(device).type
-    editing = kind()
-    held = editing.state_bytes([shape_of(skeleton.get_submodule(name)) for name in names])
+    editing = kind.with_settings(edited["method_settings"] if edited else {})
+    shapes = shapes_of(skeleton, names)
+    held = editing.state_bytes(shapes)
     memory = edit_memory(skeleton, names, turn_size, place, method=held)
-    disk = disk_cost(skeleton, names, turn_size, held, getattr(editing.config, "passes", 1))
+    disk = disk_cost(skeleton, names, turn_size, held, editing.most_passes)
     result: dict[str, Any] = {
         "model": model,
         "architecture": type(skeleton).__name__,
@@ -55,14 +56,8 @@ def inspect(
         "preset": preset.title if preset else None,
         "edited": {k: edited[k] for k in ("method", "turns", "edits")} if edited else None,
         "modules": [
-            dict(
-                zip(
-                    ("name", "inputs", "outputs"),
-                    (n, *shape_of(skeleton.get_submodule(n))),
-                    strict=True,
-                )
-            )
-            for n in names
+            {"name": name, "inputs": inputs, "outputs": outputs}
+            for name, (inputs, outputs) in zip(names, shapes, strict=True)
         ],
         "turn_size": turn_size,
         "device": place,

@@ -15,7 +15,8 @@ class LowRank:
     Attributes:
         left: (n, d) float32, one row per answer token.
         right: (n, e) float32.
-        edit_index: (n,) int64, the turn's edit each row belongs to, in input order.
+        edit_index: (n,) int64, the turn's edit each row belongs to, in input order; negative
+            for a row that belongs to none.
     """
 
     left: Tensor

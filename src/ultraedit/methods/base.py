@@ -136,6 +136,11 @@ class Method(ABC):
         """
         return published_modules(model)
 
+    @property
+    def most_passes(self) -> int:
+        """How many passes a turn may take."""
+        return 1
+
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         """What the method holds at most beside the model, for maps of these (d, e)."""
         return 0

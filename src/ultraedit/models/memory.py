@@ -30,6 +30,11 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)
 
 
+def shapes_of(model: nn.Module, names: Sequence[str]) -> list[tuple[int, int]]:
+    """(d, e) of every named module."""
+    return [shape_of(model.get_submodule(name)) for name in names]
+
+
 @dataclass(frozen=True)
 class _Sizes:
     """What decides on the memory of a pass.
@@ -92,7 +97,7 @@ def edit_memory(
         allocator does not give back what one of them took, so there they add up; and there
         come the originals, and in half precision the largest weight, which products reorder.
     """
-    shapes = [shape_of(model.get_submodule(name)) for name in names]
+    shapes = shapes_of(model, names)
     served = [model.get_submodule(name).weight for name in names]
     sizes = sizes_of(model, names)
     n = turn_size * ANSWER_TOKENS_PER_EDIT
@@ -179,7 +184,7 @@ def disk_cost(
         method: What the method holds, see `Method.state_bytes`.
         passes: That it takes over a turn, at most.
     """
-    shapes = [shape_of(model.get_submodule(name)) for name in names]
+    shapes = shapes_of(model, names)
     served = [model.get_submodule(name).weight for name in names]
     edited = 4 * sum(d * e for d, e in shapes)
     own = sum(w.numel() * w.element_size() for w in served)  # type: ignore[misc,operator,union-attr]

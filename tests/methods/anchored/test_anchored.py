@@ -6,7 +6,8 @@ import torch
 from ultraedit import Edit, Editor, InputError, TurnRefusedError
 from ultraedit.core.loss import choice_lead_gradient
 from ultraedit.methods.anchored import Anchored, AnchoredConfig, derive
-from ultraedit.methods.anchored.method import last_of_each
+from ultraedit.methods.anchored.method import last_of_each, leads
+from ultraedit.models.memory import shapes_of
 
 EDITS = [
     Edit("the capital of france is", "city guitar"),
@@ -192,3 +193,50 @@ def test_settings_out_of_range_are_refused(setting):
 def test_the_last_edit_of_a_prompt_counts():
     edits = [Edit("who plays", "jazz"), Edit("who", "jazz"), Edit("who plays ", "guitar")]
     assert last_of_each(edits).tolist() == [False, True, True]
+
+
+def anchors_after(editor, monkeypatch, watched):
+    """Of a turn: whose rows every pass had, and by how much the anchors' tokens lost their lead."""
+    monkeypatch.setattr(derive, "rehearsed", lambda edits: watched)
+    # Random text is like any other: nothing is taken for an edited fact.
+    monkeypatch.setattr(derive, "SAME", 2.0)
+    bench, drawn = editor.bench, editor.bench.sample(24, derive.ANCHOR_TOKENS, 3)
+
+    def now():
+        return leads(torch.cat([one.losses for one in bench.score(drawn)]))
+
+    before = now()
+    texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    rows = []
+    for shifts in editor.method.passes(bench, EDITS, texts):
+        rows.append(next(iter(shifts.values())).edit_index)
+        bench.apply(shifts)
+    return rows, float((before - now())[before > 0].clamp(min=0).mean())
+
+
+def test_anchors_that_moved_are_brought_back(build, tokenizer, monkeypatch):
+    def sure():
+        # Large logits: the model is sure of most of what it says.
+        return Editor(build("llama", initializer_range=0.6), tokenizer, method="anchored")
+
+    alone, lost = anchors_after(sure(), monkeypatch, 0)
+    rows, kept = anchors_after(sure(), monkeypatch, 24)
+    assert all((index >= 0).all() for index in alone)
+    assert (rows[0] >= 0).all()
+    assert any((index < 0).any() for index in rows[1:])
+    assert kept < 0.8 * lost
+
+
+def test_what_it_holds_is_no_more_than_it_says(build, tokenizer):
+    modules = [f"model.layers.2.mlp.{kind}_proj" for kind in ("gate", "up", "down")]
+    editor = Editor(build("llama"), tokenizer, method="anchored", modules=modules)
+    editor.edit(EDITS)
+    state = editor.method.state_dict()
+    held = sum(
+        4 * tensor.numel()
+        for name, tensor in state.items()
+        if name.startswith(("inverse.", "whitening."))
+    )
+    assert held <= editor.method.state_bytes(shapes_of(editor.model, modules)) < 4 * held
+    # Into an MLP the diagonal alone: these maps have more outputs than inputs.
+    assert [state[f"whitening.{name}"].dim() for name in modules] == [1, 1, 2]

@@ -6,7 +6,7 @@ corpus, and what it says by itself is what it should go on saying.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from ultraedit.core.capture import Rows
 from ultraedit.core.loss import choice_lead_gradient
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.methods.anchored.derive import DAMPING, FLOOR
+from ultraedit.methods.anchored.likeness import Likeness, likeness, narrowed
 from ultraedit.methods.base import Workbench
 from ultraedit.models.target import Target
 
@@ -50,27 +51,48 @@ class _Sums:
     weight: float
 
 
-def measure(bench: Workbench, texts: Sequence[Encoded]) -> dict[str, Anchors]:
-    """Anchors of every edited module over `texts`; position 0 is left out.
+@dataclass(frozen=True)
+class Measured:
+    """What the anchors say of all modules.
+
+    Attributes:
+        modules: By module.
+        leaders: For every module the first one that is given the same inputs.
+        likeness: Of the keys of the last edited module: there a model has most of what it is
+            about to say.
+    """
+
+    modules: dict[str, Anchors]
+    leaders: dict[str, str]
+    likeness: Likeness
+
+
+def measure(bench: Workbench, texts: Sequence[Encoded]) -> Measured:
+    """Anchors of every edited module over `texts`; their moments leave position 0 out.
 
     What stands at the first position attends to nothing else and is the same for all texts.
     """
     sums: dict[str, _Sums] = {}
+    leaders: dict[str, str] = {}
+    last = list(bench.targets)[-1]
+    keys = []
     for first in range(0, len(texts), CHUNK):
         rows = bench.capture(texts[first : first + CHUNK], choice_lead_gradient)
+        leaders = leaders or shared_inputs(rows)
+        keys.append(narrowed(rows[last].inputs))
         for name, part in rows.items():
             _add(sums, name, part)
-    return {name: _anchors(sums.pop(name), target) for name, target in bench.targets.items()}
+    found = {name: _anchors(sums.pop(name), target) for name, target in bench.targets.items()}
+    return Measured(found, leaders, likeness(last, bench.targets[last].d, torch.cat(keys)))
 
 
-def shared_inputs(bench: Workbench, texts: Sequence[Encoded]) -> dict[str, str]:
+def shared_inputs(rows: Mapping[str, Rows]) -> dict[str, str]:
     """For every module the first one that is given the same inputs, itself otherwise.
 
     Gate and up projections of one block are.
     """
-    rows = bench.capture(texts)
     leaders: dict[str, str] = {}
-    for name in bench.targets:
+    for name in rows:
         leaders[name] = next(
             (other for other in leaders if _same(rows[other].inputs, rows[name].inputs)), name
         )

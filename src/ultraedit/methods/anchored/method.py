@@ -76,6 +76,7 @@ class Anchored(Method):
         super().__init__(config)
         self.state = State()
         self._systems: dict[str, Tensor] = {}
+        self._named = torch.empty(0, dtype=torch.int64)
         self._began = False
 
     @classmethod
@@ -83,6 +84,10 @@ class Anchored(Method):
         if preset_of(model) is not None:
             return published_modules(model)
         return output_projections(model, derive.edited_blocks)
+
+    @property
+    def most_passes(self) -> int:
+        return int(self.config.passes)
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         # Inverse and whitening stay; beside them stand, while the anchors are measured, their
@@ -96,9 +101,9 @@ class Anchored(Method):
         with refusing("the model's own text"):
             state = self.state if self.state.memories else began(bench)
         state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
-        watched = state.watched(derive.rehearsed(len(texts)))
+        watched, places = state.watched(derive.rehearsed(len(texts)))
         newest = last_of_each(edits)
-        before, held = torch.empty(0), torch.empty(0)
+        known, named = torch.empty(0), places[:0]
         lefts: dict[str, Tensor] = {}
         systems: dict[str, Tensor] = {}
         pace = Pace(self._share)
@@ -111,12 +116,16 @@ class Anchored(Method):
                 break
             now = leads(some.losses)
             if number == 0:
-                before, held = now[~own], elsewhere(rows, own, state) & (now[~own] > 0)
+                keys = rows[state.likeness.module].inputs
+                named = state.likeness.close(keys[own.to(keys.device)]).nonzero()[:, 0]
+                known = state.edited(named).known[places].to(now.device)
+                # What has lost its place already may have been edited in other words.
+                known[now[~own] <= 0] = -torch.inf
             missing = self._goal - now
-            missing[~own] = before - now[~own]
+            missing[~own] = known - now[~own]
             chosen = own.clone()
             chosen[own] = wanted.to(own.device)[some.edit_index[own]]
-            chosen[~own] = held & (missing[~own] > derive.MOVED)
+            chosen[~own] = (known > 0) & (missing[~own] > derive.MOVED)
             missing[own] *= pace.next_share(float(missing[chosen & own].clamp(min=0).sum()))
             # A text's loss falls by its tokens' leads times what each has left to win.
             falls = missing.clamp(min=0) * -torch.expm1(-some.losses)
@@ -124,17 +133,15 @@ class Anchored(Method):
             most = pace.held_back(cost)
             index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
             if number == 0:
-                # Nothing has moved yet: all of these are rows of the edits.
-                lefts = {name: found[name].left for name in state.memories}
-                systems = {name: found[name].system for name in state.memories}
+                lefts, systems = kept_keys(found, own[chosen], state)
             yield {
                 n: LowRank(left, right * most, index.to(left.device))
                 for n, (left, right) in shifts.items()
             }
         if systems:
             with refusing("the turn's keys"):
-                state = state.after(lefts, systems)
-        self.state, self._systems = state, systems
+                state = state.after(lefts, systems, named)
+        self.state, self._systems, self._named = state, systems, named
 
     @property
     def _share(self) -> float:
@@ -186,16 +193,20 @@ class Anchored(Method):
         """The whole state after the turn that drew the anchors; n x n numbers a module later."""
         if self._began:
             return self.state_dict()
-        return {f"system.{name}": system for name, system in self._systems.items()}
+        systems = {f"system.{name}": system for name, system in self._systems.items()}
+        return systems | {"named": self._named.int()} if systems else {}
 
     def replay(self, record: Mapping[str, Tensor], passes: Sequence[Shifts]) -> None:
-        if any(not key.startswith("system.") for key in record):
+        if record and "named" not in record:
             self.load_state_dict(record)
         elif record:
-            systems = {key.removeprefix("system."): value for key, value in record.items()}
-            lefts = {name: passes[0][name].left for name in systems}  # type: ignore[union-attr]
+            systems = {n.removeprefix("system."): m for n, m in record.items() if n != "named"}
+            lefts = {}
+            for name in systems:
+                first = passes[0][name]
+                lefts[name] = first.left[first.edit_index >= 0]  # type: ignore[union-attr]
             self.state = self.state.on({name: left.device for name, left in lefts.items()})
-            self.state = self.state.after(lefts, systems)
+            self.state = self.state.after(lefts, systems, record["named"].long())
 
 
 @contextmanager
@@ -225,13 +236,28 @@ def began(bench: Workbench) -> State:
         )
     ]
     measured = anchors.measure(bench, texts)
-    leaders = anchors.shared_inputs(bench, texts[:2])
+    own = [name for name, leader in measured.leaders.items() if leader == name]
     return State(
-        leaders,
-        {name: one.whitening for name, one in measured.items()},
-        {n: KeyMemory.empty(measured[n].metric) for n in leaders if leaders[n] == n},
+        measured.leaders,
+        {name: one.whitening for name, one in measured.modules.items()},
+        {name: KeyMemory.empty(measured.modules[name].metric) for name in own},
         tuple(texts),
+        leads(torch.cat([scored.losses.float().cpu() for scored in bench.score(texts)])),
+        measured.likeness,
     )
+
+
+def kept_keys(
+    found: Mapping[str, Directions], own: Tensor, state: State
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """H M^-1 and H M^-1 H^T of the rows that are edits', of every module that has a memory."""
+    lefts = {name: found[name].left[own.to(found[name].left.device)] for name in state.memories}
+    systems = {}
+    for name in state.memories:
+        system = found[name].system
+        rows = own.to(system.device)
+        systems[name] = system[rows][:, rows]
+    return lefts, systems
 
 
 def last_of_each(edits: Sequence[Edit]) -> Tensor:
@@ -253,19 +279,3 @@ def unlearned(rows: Rows, edits: int, threshold: float) -> Tensor:
     worst = rows.losses.new_zeros(edits).scatter_reduce_(0, index, rows.losses[own], "amax")
     # What is no number has not been learned.
     return ~(worst <= -math.log(threshold)).to(rows.edit_index.device)
-
-
-def elsewhere(rows: Mapping[str, Rows], own: Tensor, state: State) -> Tensor:
-    """Per row that is no edit's, whether it speaks of something else than all the edits do."""
-    found = torch.ones(int((~own).sum()), dtype=torch.bool, device=own.device)
-    for name, memory in state.memories.items():
-        inputs = rows[name].inputs
-        edited, other = inputs[own.to(inputs.device)], inputs[~own.to(inputs.device)]
-        if not len(other) or not len(edited):
-            continue
-        left = other @ memory.inverse
-        sizes = (left * other).sum(1).clamp(min=0).sqrt()
-        own_sizes = ((edited @ memory.inverse) * edited).sum(1).clamp(min=0).sqrt()
-        likeness = (left @ edited.T).abs() / (sizes[:, None] * own_sizes).clamp(min=1e-12)
-        found &= (likeness.amax(1) < derive.SAME).to(found.device)
-    return found

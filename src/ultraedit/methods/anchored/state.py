@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
 from ultraedit.methods.anchored import derive
+from ultraedit.methods.anchored.likeness import Likeness
 from ultraedit.methods.anchored.memory import KeyMemory
 
 
@@ -24,6 +26,9 @@ class State:
         whitening: Per module; see `Anchors`.
         memories: Per leader.
         texts: The anchors.
+        known: (tokens of all anchors,) float32, their leads in the unedited model, in nats;
+            minus infinity once an edit has named what they speak of.
+        likeness: Of the anchors' keys.
         turns: How many were made.
     """
 
@@ -31,6 +36,8 @@ class State:
     whitening: Mapping[str, Tensor] = field(default_factory=dict)
     memories: Mapping[str, KeyMemory] = field(default_factory=dict)
     texts: tuple[Encoded, ...] = ()
+    known: Tensor = field(default_factory=lambda: torch.empty(0))
+    likeness: Likeness = field(default_factory=Likeness.of_nothing)
     turns: int = 0
 
     def on(self, devices: Mapping[str, torch.device]) -> State:
@@ -41,24 +48,40 @@ class State:
                 n: m.to(devices[n]) if n in devices else m for n, m in self.whitening.items()
             },
             memories={n: m.on(devices[n]) if n in devices else m for n, m in self.memories.items()},
+            likeness=self.likeness.on(devices[self.likeness.module])
+            if self.likeness.module in devices
+            else self.likeness,
         )
 
-    def watched(self, count: int) -> list[Encoded]:
-        """Anchors of the turn to come: others in every turn, the same ones on every machine."""
+    def watched(self, count: int) -> tuple[list[Encoded], Tensor]:
+        """Anchors of the turn to come, and where in `known` their tokens are.
+
+        Others in every turn, the same ones on every machine.
+        """
         places = random.Random(self.turns).sample(
             range(len(self.texts)), min(count, len(self.texts))
         )
-        return [self.texts[place] for place in places]
+        ends = list(accumulate(len(text.target) for text in self.texts))
+        tokens = [n for p in places for n in range(ends[p] - len(self.texts[p].target), ends[p])]
+        return [self.texts[place] for place in places], torch.tensor(tokens, dtype=torch.int64)
 
-    def after(self, lefts: Mapping[str, Tensor], systems: Mapping[str, Tensor]) -> State:
-        """After a turn with these keys; see `KeyMemory.after`."""
+    def edited(self, tokens: Tensor) -> State:
+        """With what these anchors' tokens said given up, by their places: an edit named it."""
+        known = self.known.clone()
+        known[tokens] = -torch.inf
+        return replace(self, known=known)
+
+    def after(
+        self, lefts: Mapping[str, Tensor], systems: Mapping[str, Tensor], named: Tensor
+    ) -> State:
+        """After a turn with these keys, see `KeyMemory.after`, that named these tokens."""
         memories = {
             name: memory.after(lefts[name], systems[name], derive.KEY_WEIGHT)
             if name in systems
             else memory
             for name, memory in self.memories.items()
         }
-        return replace(self, memories=memories, turns=self.turns + 1)
+        return replace(self.edited(named), memories=memories, turns=self.turns + 1)
 
     def tensors(self) -> dict[str, Tensor]:
         """By name; nothing before the first turn."""
@@ -66,6 +89,8 @@ class State:
             return {}
         names = list(self.leaders)
         held = {"turns": torch.tensor(self.turns), **_packed(self.texts)}
+        held |= {"texts.known": self.known, "texts.keys": self.likeness.tokens}
+        held[f"likeness.{self.likeness.module}"] = self.likeness.projection
         for name in names:
             held[f"leader.{name}"] = torch.tensor(names.index(self.leaders[name]))
             held[f"whitening.{name}"] = self.whitening[name]
@@ -93,8 +118,17 @@ class State:
                 name: KeyMemory(anchors, tensors[f"inverse.{name}"], float(tensors[f"keys.{name}"]))
                 for name, anchors in _under(tensors, "anchors.").items()
             }
+            ((module, projection),) = _under(tensors, "likeness.").items()
             leaders = {name: by_place[int(number)] for name, number in numbers.items()}
-            return State(leaders, whitening, memories, _unpacked(tensors), int(tensors["turns"]))
+            return State(
+                leaders,
+                whitening,
+                memories,
+                _unpacked(tensors),
+                tensors["texts.known"],
+                Likeness(module, projection, tensors["texts.keys"]),
+                int(tensors["turns"]),
+            )
         except (KeyError, ValueError, RuntimeError) as error:
             raise InputError(f"this is no state of method anchored: {error}") from None
 
