@@ -14,7 +14,7 @@ from ultraedit.core.capture import Loss, Rows, capture
 from ultraedit.core.loss import loss_gradient
 from ultraedit.core.passes import Passes
 from ultraedit.encoding.batching import Batch, PaddingSide, batches_of, collate
-from ultraedit.encoding.tokenise import Encoded, Encoder
+from ultraedit.encoding.tokenise import Encoded, Encoder, beginning
 from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import (
     Answer,
@@ -150,11 +150,7 @@ class Bench:
         state is left as it was.
         """
         tokenizer = self.tokenizer
-        start = tokenizer.bos_token_id
-        if start is None:
-            start = tokenizer.eos_token_id
-        if start is None:
-            start = tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+        start = beginning(tokenizer)
         begin = torch.full((sequences, 1), start, device=self.device)
         config = GenerationConfig(
             do_sample=True, top_k=0, max_new_tokens=tokens, pad_token_id=pad_id(tokenizer),

@@ -237,7 +237,7 @@ class Editor:
         """
         self._encode(edit, place)
 
-    def evaluate(self, cases: Iterable[Case], **options: Any) -> Report:
+    def evaluate(self, cases: Iterable[Case | Edit], **options: Any) -> Report:
         """Scores of cases now and before any edit; options as in `evaluation.evaluate`."""
         try:
             return evaluate(self.bench, cases, unedited=self.unedited, **options)

@@ -9,6 +9,8 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM
 
+from ultraedit import Editor
+
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -324,3 +326,17 @@ def test_turns_need_not_be_asked_again(json_of, run_here, base, facts, tmp_path)
 def test_inspect_states_the_peak_on_the_device(json_of, base):
     memory = json_of("inspect", base, "--device", "cpu")["memory"]
     assert memory["peak"] > memory["backup"] + memory["hidden states"] > 0
+
+
+def test_settings_of_the_method_can_be_given(json_of, run_here, base, facts, tmp_path):
+    out = tmp_path / "out"
+    notes = tmp_path / "notes.txt"
+    notes.write_text("the capital of france is paris\n" * 40)
+    given = ("--set", "passes=2", "--set", f"text={notes}")
+    json_of("edit", base, facts, "-o", out, "--method", "anchored", *given)
+    config = Editor.load(out).method.config
+    assert (config.passes, config.text) == (2, str(notes))
+    for wrong in ("passes", "=3", "passes=0", "lr=1", "dtype=float16", "nonsense=1"):
+        refused = run_here("edit", base, facts, "--method", "anchored", "--set", wrong)
+        assert refused.returncode == 2
+        assert "Traceback" not in refused.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,9 @@ from ultraedit.cli.options import (
     MethodName,
     Model,
     Modules,
+    Settings,
     TurnSize,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ def edit(
     method: MethodName = "auto",
     modules: Modules = "auto",
     lr: Annotated[str, typer.Option(help="auto, or the step (eta) as a number.")] = "auto",
+    settings: Settings = None,
     turn_size: TurnSize = 100,
     append_eos: Annotated[
         bool | None, typer.Option(help="Write end-of-sequence after every target, or do not.")
@@ -110,6 +114,9 @@ def edit(
     quiet_libraries()
     step = _number(lr)
     source = _source(model, out, resume)
+    own = settings_of(
+        settings, {*signature(Editor).parameters, *signature(Editor.from_pretrained).parameters}
+    )
     given: dict[str, Any] = {"journal": journal, "history": history, "author": author}
     with ExitStack() as stack:
         if out is not None and not dry_run:
@@ -122,7 +129,7 @@ def edit(
             source, method=method, modules=modules, lr=step, append_eos=append_eos, chat=chat,
             batch_tokens=batch_tokens, check_learned=check_learned,
             dtype=dtype, device=device, device_map=device_map, frozen=frozen,
-            **{name: value for name, value in given.items() if value is not None},
+            **{name: value for name, value in given.items() if value is not None}, **own,
         )  # fmt: skip
         if batch_tokens and resume and not as_json:
             note("warning: other batches round differently; the bits may not be the same")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Container
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ultraedit.errors import InputError
 
 Model = Annotated[
     str,
@@ -48,3 +52,33 @@ PerCase = Annotated[
 TextFile = Annotated[
     Path | None, typer.Option(help="Also measure perplexity on this text file, before and after.")
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="A setting of the method, as in passes=5; repeatable."
+    ),
+]
+
+
+def settings_of(given: list[str] | None, taken: Container[str]) -> dict[str, Any]:
+    """What `--set` was given, by name: numbers as numbers, anything else as it stands.
+
+    Args:
+        given: NAME=VALUE each.
+        taken: Names that are no method's.
+
+    Raises:
+        InputError: no NAME=VALUE, or a name that is taken.
+    """
+    found: dict[str, Any] = {}
+    for pair in given or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--set takes NAME=VALUE, not {pair!r}")
+        if name in taken:
+            raise InputError(f"--set is for a method's own settings; {name} is none")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

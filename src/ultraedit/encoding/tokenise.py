@@ -136,3 +136,11 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
         if a != b:
             return index
     return min(len(left), len(right))
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that text which the model draws, or is measured on, begins with."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return int(tokenizer("\n", add_special_tokens=False)["input_ids"][-1])

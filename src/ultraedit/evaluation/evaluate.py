@@ -15,7 +15,7 @@ from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import Answer, matches
 from ultraedit.evaluation.perplexity import perplexity
 from ultraedit.evaluation.report import CaseResult, Report, Scores, Tally, mean_scores
-from ultraedit.records import Case
+from ultraedit.records import Case, Edit
 
 CHUNK = 512
 ANSWER_TOKENS = 24
@@ -50,7 +50,7 @@ class Measured:
 
 def evaluate(
     bench: Bench,
-    cases: Iterable[Case],
+    cases: Iterable[Case | Edit],
     *,
     unedited: Callable[[], AbstractContextManager[object]] | None,
     baseline: bool = True,
@@ -64,7 +64,7 @@ def evaluate(
 
     Args:
         bench: The edited model.
-        cases: Read lazily, a few hundred at a time.
+        cases: Read lazily, a few hundred at a time; an edit is a case without probes.
         unedited: A context in which `bench.model` answers as it did before any edit; None
             where no such model is known, and nothing is compared then.
         baseline: Whether to score the unedited model too. Locality agreement is measured
@@ -82,7 +82,8 @@ def evaluate(
     before, after = Tally(), Tally()
     kept: list[CaseResult] = []
     count = 0
-    for chunk in _chunks(cases, CHUNK):
+    whole = (Case(case) if isinstance(case, Edit) else case for case in cases)
+    for chunk in _chunks(whole, CHUNK):
         for result in _evaluate_chunk(
             bench, chunk, count, unedited, baseline, generate, answer_tokens
         ):

@@ -227,6 +227,55 @@ def test_anchors_that_moved_are_brought_back(build, tokenizer, monkeypatch):
     assert kept < 0.8 * lost
 
 
+def test_what_an_earlier_turn_wore_down_is_restored(build, tokenizer, monkeypatch):
+    monkeypatch.setattr(derive, "rehearsed", lambda edits: 24)
+    monkeypatch.setattr(derive, "SAME", 2.0)
+    editor = Editor(build("llama", initializer_range=0.6), tokenizer, method="anchored")
+    editor.edit(EDITS[:1])
+    known = editor.method.state.known.clone()
+    texts = editor.method.state.texts
+
+    def now():
+        return leads(torch.cat([one.losses for one in editor.bench.score(texts)]))
+
+    assert torch.isfinite(known).all()
+    # Wear that no turn's passes have seen: all weights that are edited, a little.
+    generator = torch.Generator().manual_seed(1)
+    worn = {}
+    for name, master in editor.bench.masters.items():
+        held = master.copy()
+        noise = torch.randn(held.shape, generator=generator)
+        worn[name] = held + 0.25 * held.std() * noise
+    editor.bench.restore(worn)
+    before = now()
+    standing = (known > 0) & (before > 0) & (known - before > derive.MOVED)
+    assert standing.any()
+    editor.edit(EDITS[1:])
+    after = now()
+    assert torch.equal(editor.method.state.known, known)
+    lost = [(known - lead)[standing].clamp(min=0).mean() for lead in (before, after)]
+    assert lost[1] < 0.8 * lost[0]
+
+
+def test_what_an_edit_names_is_given_up_for_good(build, tokenizer):
+    editor = Editor(build("llama"), tokenizer, method="anchored")
+    editor.edit(EDITS[:1])
+    state = editor.method.state
+    inputs = editor.bench.capture(state.texts)[state.likeness.module].inputs
+    # An edit in the words of an anchor has its key.
+    place = max(range(len(state.texts)), key=lambda p: len(state.texts[p].target))
+    ids = state.texts[place].target
+    first = sum(len(text.target) for text in state.texts[:place])
+    assert state.likeness.close(inputs[first : first + 3])[first : first + 3].all()
+    named = state.known == -torch.inf
+    other = Edit(tokenizer.decode(ids[:-1]), "guitar")
+    editor.edit([other])
+    later = editor.method.state.known == -torch.inf
+    assert (later | ~named).all()
+    editor.edit(MORE)
+    assert ((editor.method.state.known == -torch.inf) | ~later).all()
+
+
 def test_what_it_holds_is_no_more_than_it_says(build, tokenizer):
     modules = [f"model.layers.2.mlp.{kind}_proj" for kind in ("gate", "up", "down")]
     editor = Editor(build("llama"), tokenizer, method="anchored", modules=modules)

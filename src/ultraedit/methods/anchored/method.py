@@ -20,14 +20,12 @@ from ultraedit.methods.anchored import anchors, derive
 from ultraedit.methods.anchored.memory import KeyMemory
 from ultraedit.methods.anchored.pace import Pace
 from ultraedit.methods.anchored.state import State
+from ultraedit.methods.anchored.texts import drawn, of_file
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive
 from ultraedit.models.presets import output_projections, preset_of, published_modules
 from ultraedit.records import Edit
 
-ANCHOR_SEED = 3
-# Texts that are drawn side by side.
-SAMPLED = 512
 # What belongs to no edit of the turn: rows that bring an anchor back.
 NO_EDIT = -1
 # A loss in float32 below which p cannot be told from 1.
@@ -44,12 +42,15 @@ class AnchoredConfig:
         ridge: How much of a row is held back, as a share of its own weight in the solve.
         threshold: An edit is learned when every answer token has at least this probability.
         passes: At most so many over one turn.
+        text: A text file to anchor to instead of what the model says by itself: it is then held
+            to what it would say there. Read before the first turn.
     """
 
     lr: float | str = "auto"
     ridge: float = 0.03
     threshold: float = 0.97
     passes: int = 10
+    text: str | None = None
 
     def __post_init__(self) -> None:
         check_positive("lr", self.lr, auto=True)
@@ -59,6 +60,8 @@ class AnchoredConfig:
             raise InputError(f"threshold must lie between 0 and 1, not {self.threshold!r}")
         if not isinstance(self.passes, int) or self.passes < 1:
             raise InputError(f"passes must be at least 1, not {self.passes!r}")
+        if self.text is not None and not isinstance(self.text, str):
+            raise InputError(f"text must be the path of a file, not {self.text!r}")
 
 
 class Anchored(Method):
@@ -99,7 +102,7 @@ class Anchored(Method):
     ) -> Iterator[Shifts]:
         self._systems, self._began = {}, not self.state.memories
         with refusing("the model's own text"):
-            state = self.state if self.state.memories else began(bench)
+            state = self.state if self.state.memories else began(bench, self.config.text)
         state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
         watched, places = state.watched(derive.rehearsed(len(texts)))
         newest = last_of_each(edits)
@@ -224,17 +227,10 @@ def refusing(what: str) -> Iterator[None]:
         raise TurnRefusedError(f"{what} gave numbers that cannot be used: {error}") from None
 
 
-def began(bench: Workbench) -> State:
+def began(bench: Workbench, text: str | None) -> State:
     """The state before a first turn: anchors drawn and measured, nothing remembered."""
-    widest = max(target.d for target in bench.targets.values())
-    count = derive.anchor_texts(widest)
-    texts = [
-        text
-        for first in range(0, count, SAMPLED)
-        for text in bench.sample(
-            min(SAMPLED, count - first), derive.ANCHOR_TOKENS, ANCHOR_SEED + first
-        )
-    ]
+    count = derive.anchor_texts(max(target.d for target in bench.targets.values()))
+    texts = drawn(bench, count) if text is None else of_file(bench, text, count)
     measured = anchors.measure(bench, texts)
     own = [name for name, leader in measured.leaders.items() if leader == name]
     return State(

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from ultraedit import Edit, Editor, InputError
+from ultraedit.encoding.tokenise import beginning
+from ultraedit.methods.anchored import derive, texts
+
+LINE = "the capital of france is paris and jazz guitar was born in the city\n"
+
+
+@pytest.fixture
+def bench(build, tokenizer):
+    return Editor(build("llama"), tokenizer, method="anchored").bench
+
+
+def test_pieces_are_the_files_tokens_one_after_another(bench, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text(LINE * 5)
+    pieces = texts.of_file(bench, str(path), 1000)
+    whole = bench.tokenizer(LINE * 5, add_special_tokens=False)["input_ids"]
+    assert [token for piece in pieces for token in piece.target] == whole
+    assert {piece.prompt for piece in pieces} == {(beginning(bench.tokenizer),)}
+    assert {len(piece.target) for piece in pieces[:-1]} == {derive.ANCHOR_TOKENS}
+
+
+def test_of_a_long_file_they_are_spread_over_it(bench, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("guitar " * 400 + LINE * 40)
+    pieces = texts.of_file(bench, str(path), 10)
+    assert len(pieces) == 10
+    assert len({piece.target for piece in pieces}) > 1
+
+
+def test_what_is_drawn_is_the_same_every_time(bench):
+    first = texts.drawn(bench, 20)
+    assert len(first) == 20
+    assert texts.drawn(bench, 20) == first
+
+
+def test_a_users_text_is_what_it_is_held_to(build, tokenizer, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text(LINE * 20)
+    editor = Editor(build("llama"), tokenizer, method="anchored", text=str(path))
+    editor.edit([Edit("who plays jazz", "guitar")])
+    expected = texts.of_file(editor.bench, str(path), derive.anchor_texts(64))
+    assert list(editor.method.state.texts) == expected
+    assert editor.evaluate([Edit("who plays jazz", "guitar")]).after["efficacy"]["exact_match"] == 1
+    editor.save(tmp_path / "out")
+    path.unlink()
+    # Read once: the folder goes on without it.
+    after = Editor.load(tmp_path / "out")
+    assert list(after.method.state.texts) == expected
+    after.edit([Edit("the capital of france is", "city")])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00bad"])
+def test_a_file_that_cannot_be_used_is_named_and_nothing_changes(
+    build, tokenizer, tmp_path, content
+):
+    path = tmp_path / "broken.txt"
+    if content is not None:
+        path.write_bytes(content)
+    editor = Editor(build("llama"), tokenizer, method="anchored", text=str(path))
+    before = {name: weight.clone() for name, weight in editor.model.state_dict().items()}
+    with pytest.raises(InputError, match=r"broken\.txt"):
+        editor.edit([Edit("who plays jazz", "guitar")])
+    assert not editor.method.state_dict()
+    assert all(torch.equal(before[n], w) for n, w in editor.model.state_dict().items())
