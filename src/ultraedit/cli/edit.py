@@ -155,6 +155,8 @@ def edit(
         }  # fmt: skip
         if dry_run:
             return show_plan(summary | {"dry_run": True}, editor, turn_size, as_json)
+        if editor.method.info.prepares and not editor.turns and not as_json:
+            note(f"before the first turn: {editor.method.info.prepares}")
         cases = islice(read_cases(file, limit=limit), progress.window_start, None)
         edits = (case.edit for case in cases)
         with (

@@ -14,8 +14,9 @@ def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: 
 
     bench = editor.bench
     held = editor.method.state_bytes(shapes_of(editor.model, editor.modules))
+    beside = editor.method.tokens_beside(turn_size)
     memory = edit_memory(
-        editor.model, editor.modules, turn_size, bench.device.type, bench.batch_tokens, held
+        editor.model, editor.modules, turn_size, bench.device.type, bench.batch_tokens, held, beside
     )
     disk = disk_cost(editor.model, editor.modules, turn_size, held, editor.method.most_passes)
     if as_json:

@@ -46,7 +46,9 @@ def inspect(
     editing = kind.with_settings(edited["method_settings"] if edited else {})
     shapes = shapes_of(skeleton, names)
     held = editing.state_bytes(shapes)
-    memory = edit_memory(skeleton, names, turn_size, place, method=held)
+    memory = edit_memory(
+        skeleton, names, turn_size, place, method=held, beside=editing.tokens_beside(turn_size)
+    )
     disk = disk_cost(skeleton, names, turn_size, held, editing.most_passes)
     result: dict[str, Any] = {
         "model": model,

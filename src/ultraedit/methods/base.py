@@ -45,6 +45,7 @@ class MethodInfo:
         needs_subject: Whether every edit must name its subject.
         needs_training: Whether it has to be trained before it can edit.
         tells_edits_apart: Whether one edit of a turn can be taken back without the others.
+        prepares: What happens once, before a first turn, and takes as long as many turns.
         exports: Forms in which an edited model can leave the editor.
     """
 
@@ -55,6 +56,7 @@ class MethodInfo:
     needs_subject: bool = False
     needs_training: bool = False
     tells_edits_apart: bool = True
+    prepares: str = ""
     exports: tuple[str, ...] = ("checkpoint",)
 
 
@@ -140,6 +142,10 @@ class Method(ABC):
     def most_passes(self) -> int:
         """How many passes a turn may take."""
         return 1
+
+    def tokens_beside(self, edits: int) -> int:
+        """Answer tokens that are captured at most beside those of a turn of so many edits."""
+        return 0
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         """What the method holds at most beside the model, for maps of these (d, e)."""

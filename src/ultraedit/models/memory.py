@@ -79,6 +79,7 @@ def edit_memory(
     device: str = "cuda",
     batch_tokens: int = 2048,
     method: int = 0,
+    beside: int = 0,
 ) -> dict[str, int]:
     """Bytes by purpose, for turns of `turn_size` edits of `TOKENS_PER_EDIT` tokens.
 
@@ -89,6 +90,7 @@ def edit_memory(
         device: `cpu` where the originals, which are kept in CPU memory, count too.
         batch_tokens: Padded tokens of one pass.
         method: What the method holds, see `Method.state_bytes`.
+        beside: See `Method.tokens_beside`.
 
     Returns:
         `peak` is the most that is held at once beside the weights. Of what it is made of:
@@ -100,7 +102,7 @@ def edit_memory(
     shapes = shapes_of(model, names)
     served = [model.get_submodule(name).weight for name in names]
     sizes = sizes_of(model, names)
-    n = turn_size * ANSWER_TOKENS_PER_EDIT
+    n = turn_size * ANSWER_TOKENS_PER_EDIT + beside
     ahead = max(turn_size, LOOKAHEAD_EDITS) * TOKENS_PER_EDIT
     rows = 4 * n * sum(d + e for d, e in shapes)
     parts = {

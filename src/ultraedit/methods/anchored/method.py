@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ultraedit.core.capture import Rows
-from ultraedit.core.metric import Directions, directions, multipliers, summed
+from ultraedit.core.metric import directions, multipliers, summed
 from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError, TurnRefusedError
@@ -26,6 +26,8 @@ from ultraedit.methods.settings import check_positive
 from ultraedit.models.presets import output_projections, preset_of, published_modules
 from ultraedit.records import Edit
 
+# H M^-1 and H M^-1 H^T, of every module that has a memory.
+Keys = tuple[dict[str, Tensor], dict[str, Tensor]]
 # What belongs to no edit of the turn: rows that bring an anchor back.
 NO_EDIT = -1
 # A loss in float32 below which p cannot be told from 1.
@@ -71,6 +73,7 @@ class Anchored(Method):
         name="anchored",
         summary="small closed-form passes, held by the model's own text and by past edits",
         reference="builds on arXiv:2505.14679",
+        prepares="the model's own text is drawn and measured, once",
         exports=("checkpoint", "delta", "lora"),
     )
     Config = AnchoredConfig
@@ -91,6 +94,9 @@ class Anchored(Method):
     @property
     def most_passes(self) -> int:
         return int(self.config.passes)
+
+    def tokens_beside(self, edits: int) -> int:
+        return max(derive.rehearsed(edits), anchors.CHUNK) * derive.ANCHOR_TOKENS
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         # Inverse and whitening stay; beside them stand, while the anchors are measured, their
@@ -132,11 +138,11 @@ class Anchored(Method):
             missing[own] *= pace.next_share(float(missing[chosen & own].clamp(min=0).sum()))
             # A text's loss falls by its tokens' leads times what each has left to win.
             falls = missing.clamp(min=0) * -torch.expm1(-some.losses)
-            shifts, found, cost = self._solved(rows, chosen, falls, state)
+            shifts, cost, kept = self._solved(rows, chosen, falls, state, own[chosen])
             most = pace.held_back(cost)
             index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
             if number == 0:
-                lefts, systems = kept_keys(found, own[chosen], state)
+                lefts, systems = kept
             yield {
                 n: LowRank(left, right * most, index.to(left.device))
                 for n, (left, right) in shifts.items()
@@ -155,36 +161,44 @@ class Anchored(Method):
         return derive.goal(self.config.threshold)
 
     def _solved(
-        self, rows: Mapping[str, Rows], chosen: Tensor, falls: Tensor, state: State
-    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Directions], float]:
-        """Both sides of every module's shift, the rows they are made of, and what it costs.
+        self, rows: Mapping[str, Rows], chosen: Tensor, falls: Tensor, state: State, own: Tensor
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], float, Keys]:
+        """Both sides of every module's shift, what they cost, and the keys that are edits'.
 
         Args:
             rows: By module.
             chosen: (n,) bool, the rows that there is something to do for.
             falls: (n,) by how much each is to lower the loss of its text.
             state: The metrics.
+            own: (chosen,) bool, which of the chosen are edits'.
         """
-        found: dict[str, Directions] = {}
+        index = next(iter(rows.values())).edit_index
+        _, text = torch.unique(index[chosen], return_inverse=True)
+        sides: dict[str, tuple[Tensor, Tensor]] = {}
+        keys: Keys = ({}, {})
+        kernel = torch.zeros((), device=chosen.device)
         for name, part in rows.items():
-            memory = state.memories[state.leaders[name]]
             here = chosen.to(part.inputs.device)
-            gradients = part.gradients.to(here.device)[here]
-            found[name] = directions(
-                part.inputs[here], gradients, memory.inverse, state.whitening[name]
+            found = directions(
+                part.inputs[here],
+                part.gradients.to(here.device)[here],
+                state.memories[state.leaders[name]].inverse,
+                state.whitening[name],
             )
-        kernel = sum((one.kernel.to(chosen.device) for one in found.values()), torch.zeros(()))
-        _, text = torch.unique(next(iter(rows.values())).edit_index[chosen], return_inverse=True)
-        wanted = summed(falls[chosen], text)
-        kernel = summed(summed(kernel, text).T, text)
-        texts = multipliers(kernel, wanted, self.config.ridge)
+            # Of all these rows one matrix is held at a time, whatever the number of modules.
+            kernel = kernel + summed(summed(found.kernel.to(chosen.device), text).T, text)
+            sides[name] = found.left, found.right
+            if name in state.memories:
+                edits = own.to(found.left.device)
+                keys[0][name], keys[1][name] = found.left[edits], found.system[edits][:, edits]
+        texts = multipliers(kernel, summed(falls[chosen], text), self.config.ridge)
         cost = float(texts @ kernel.double() @ texts)
         amounts = texts[text]
         shifts = {
-            name: (one.left, one.right * -amounts.to(one.right)[:, None])
-            for name, one in found.items()
+            name: (left, right * -amounts.to(right)[:, None])
+            for name, (left, right) in sides.items()
         }
-        return shifts, found, cost
+        return shifts, cost, keys
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.state.tensors()
@@ -241,19 +255,6 @@ def began(bench: Workbench, text: str | None) -> State:
         leads(torch.cat([scored.losses.float().cpu() for scored in bench.score(texts)])),
         measured.likeness,
     )
-
-
-def kept_keys(
-    found: Mapping[str, Directions], own: Tensor, state: State
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """H M^-1 and H M^-1 H^T of the rows that are edits', of every module that has a memory."""
-    lefts = {name: found[name].left[own.to(found[name].left.device)] for name in state.memories}
-    systems = {}
-    for name in state.memories:
-        system = found[name].system
-        rows = own.to(system.device)
-        systems[name] = system[rows][:, rows]
-    return lefts, systems
 
 
 def last_of_each(edits: Sequence[Edit]) -> Tensor:
