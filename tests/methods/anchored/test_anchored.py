@@ -183,7 +183,17 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits(build, tokenizer, tmp_path
 
 
 @pytest.mark.parametrize(
-    "setting", [{"threshold": 1.0}, {"passes": 0}, {"ridge": -1.0}, {"lr": 0.0}, {"passes": 2.5}]
+    "setting",
+    [
+        {"threshold": 1.0},
+        {"passes": 0},
+        {"ridge": -1.0},
+        {"lr": 0.0},
+        {"passes": 2.5},
+        {"anchors": 0},
+        {"anchors": "many"},
+        {"text": 3},
+    ],
 )
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(InputError, match=next(iter(setting))):

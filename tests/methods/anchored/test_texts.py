@@ -53,6 +53,14 @@ def test_a_users_text_is_what_it_is_held_to(build, tokenizer, tmp_path):
     after.edit([Edit("the capital of france is", "city")])
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_how_many_there_are_can_be_said(build, tokenizer, count):
+    editor = Editor(build("llama"), tokenizer, method="anchored", anchors=count)
+    editor.edit([Edit("who plays jazz", "guitar")])
+    assert len(editor.method.state.texts) == count
+    assert editor.edit([Edit("who plays jazz", "city")]).learned == (True,)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00bad"])
 def test_a_file_that_cannot_be_used_is_named_and_nothing_changes(
     build, tokenizer, tmp_path, content

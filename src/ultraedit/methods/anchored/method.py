@@ -44,6 +44,8 @@ class AnchoredConfig:
         ridge: How much of a row is held back, as a share of its own weight in the solve.
         threshold: An edit is learned when every answer token has at least this probability.
         passes: At most so many over one turn.
+        anchors: How many texts of `derive.ANCHOR_TOKENS` tokens it is held by; `auto` is
+            `derive.anchor_texts`. Fewer are sooner measured.
         text: A text file to anchor to instead of what the model says by itself: it is then held
             to what it would say there. Read before the first turn.
     """
@@ -52,6 +54,7 @@ class AnchoredConfig:
     ridge: float = 0.03
     threshold: float = 0.97
     passes: int = 10
+    anchors: int | str = "auto"
     text: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +65,8 @@ class AnchoredConfig:
             raise InputError(f"threshold must lie between 0 and 1, not {self.threshold!r}")
         if not isinstance(self.passes, int) or self.passes < 1:
             raise InputError(f"passes must be at least 1, not {self.passes!r}")
+        if self.anchors != "auto" and (not isinstance(self.anchors, int) or self.anchors < 1):
+            raise InputError(f"anchors must be auto or at least 1, not {self.anchors!r}")
         if self.text is not None and not isinstance(self.text, str):
             raise InputError(f"text must be the path of a file, not {self.text!r}")
 
@@ -108,7 +113,7 @@ class Anchored(Method):
     ) -> Iterator[Shifts]:
         self._systems, self._began = {}, not self.state.memories
         with refusing("the model's own text"):
-            state = self.state if self.state.memories else began(bench, self.config.text)
+            state = self.state if self.state.memories else began(bench, self.config)
         state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
         watched, places = state.watched(derive.rehearsed(len(texts)))
         newest = last_of_each(edits)
@@ -241,10 +246,11 @@ def refusing(what: str) -> Iterator[None]:
         raise TurnRefusedError(f"{what} gave numbers that cannot be used: {error}") from None
 
 
-def began(bench: Workbench, text: str | None) -> State:
+def began(bench: Workbench, config: AnchoredConfig) -> State:
     """The state before a first turn: anchors drawn and measured, nothing remembered."""
-    count = derive.anchor_texts(max(target.d for target in bench.targets.values()))
-    texts = drawn(bench, count) if text is None else of_file(bench, text, count)
+    widest = max(target.d for target in bench.targets.values())
+    count = derive.anchor_texts(widest) if config.anchors == "auto" else int(config.anchors)
+    texts = drawn(bench, count) if config.text is None else of_file(bench, config.text, count)
     measured = anchors.measure(bench, texts)
     own = [name for name, leader in measured.leaders.items() if leader == name]
     return State(
