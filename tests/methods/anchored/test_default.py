@@ -55,7 +55,7 @@ def test_it_is_what_auto_stands_for(build, tokenizer, monkeypatch):
     assert editor.edit(TURNS[0][:1]).passes > 1
 
 
-def test_its_modules_are_the_papers_where_the_paper_has_some():
+def test_its_modules_are_output_projections_whatever_the_paper_edits():
     def bare(blocks, inner):
         with torch.device("meta"):
             return transformers.MistralForCausalLM(
@@ -64,10 +64,12 @@ def test_its_modules_are_the_papers_where_the_paper_has_some():
                 )
             )
 
-    known, unknown = bare(32, 14336), bare(32, 11008)
-    assert Anchored.modules(known) == choose_modules(known)
-    chosen = [int(name.split(".")[2]) for name in Anchored.modules(unknown)]
-    assert chosen == [10, 14, 18, 23, 27, 31]
+    # The first is a model of the paper, where it edits gate and up projections.
+    for model in (bare(32, 14336), bare(32, 11008)):
+        chosen = Anchored.modules(model)
+        assert [int(name.split(".")[2]) for name in chosen] == [10, 14, 18, 23, 27, 31]
+        assert {name.rpartition(".")[2] for name in chosen} == {"down_proj"}
+        assert chosen != choose_modules(model)
 
 
 def test_turns_and_single_edits_are_taken_back(edited, base, tmp_path):

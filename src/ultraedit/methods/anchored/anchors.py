@@ -30,8 +30,8 @@ class Anchors:
     """What one module is held by.
 
     Attributes:
-        metric: (d, d) float32, E[h h^T] over the anchors' tokens, plus a floor. A token counts
-            as much as the model is sure of its choice there.
+        metric: (d, d) float32 on the CPU, E[h h^T] over the anchors' tokens, plus a floor. A
+            token counts as much as the model is sure of its choice there.
         whitening: float32, (E[m m^T] + damping)^-1 with m the gradient of the lead that the
             model's choice has over every other token. A gradient of the module's outputs times
             this is the change that gains most for what it costs of other choices. It is (e, e);
@@ -111,10 +111,10 @@ def _add(sums: dict[str, _Sums], name: str, rows: Rows) -> None:
     h, g = (part * sure.sqrt().to(part.device)[:, None] for part in (rows.inputs, rows.gradients))
     held = sums.setdefault(name, _Sums(torch.zeros(()), torch.zeros(()), 0.0))
     second = g.square().sum(0) if g.shape[1] > h.shape[1] else g.T @ g
-    # Products of one capture in float32, their sum in float64: float64 products are slow
-    # on many devices, and what they would add is far below the floor.
-    held.inputs = (h.T @ h).double() + held.inputs.to(h.device)
-    held.gradients = second.double() + held.gradients.to(g.device)
+    # In float32: what float64 would add is far below the floor, and of a wide model the sums
+    # of all modules are gigabytes.
+    held.inputs = h.T @ h + held.inputs.to(h.device)
+    held.gradients = second + held.gradients.to(g.device)
     held.weight += float(sure.sum())
 
 
@@ -123,20 +123,21 @@ def _anchors(sums: _Sums, target: Target) -> Anchors:
         # Every text ended at once: nothing is known, and every direction is as dear as another.
         device = target.parameter.device
         output = torch.ones(target.e) if target.e > target.d else torch.eye(target.e)
-        return Anchors(torch.eye(target.d, device=device), output.to(device))
+        return Anchors(torch.eye(target.d), output.to(device))
     metric = sums.inputs / sums.weight
-    weight = target.parameter.detach().double()
+    weight = target.parameter.detach().to(metric)
     weight = weight if target.transposed else weight.T
-    outputs = torch.einsum("ed,dk,ek->", weight, metric, weight).clamp(min=0).sqrt()
+    outputs = ((weight @ metric) * weight).sum().clamp(min=0).sqrt()
     metric.diagonal().add_(FLOOR * metric.diagonal().mean())
-    leads = sums.gradients / sums.weight
+    metric = metric.cpu()
+    leads = sums.gradients.double() / sums.weight
     if leads.dim() == 1:
         whitening = 1 / (leads + DAMPING * leads.mean() + TINY)
         size = (whitening.square() * leads).sum().clamp(min=TINY).sqrt()
-        return Anchors(metric.float(), (whitening * (outputs / size)).float())
+        return Anchors(metric, (whitening * (outputs / size)).float())
     damped = leads.clone()
     damped.diagonal().add_(DAMPING * leads.diagonal().mean() + TINY)
     whitening = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     # The root of the mean square of a whitened m.
     size = (whitening * (leads @ whitening)).sum().clamp(min=TINY).sqrt()
-    return Anchors(metric.float(), (whitening * (outputs / size)).float().contiguous())
+    return Anchors(metric, (whitening * (outputs / size)).float().contiguous())

@@ -30,8 +30,9 @@ class KeyMemory:
     keys: float
 
     @staticmethod
-    def empty(anchors: Tensor) -> KeyMemory:
-        inverse = _inverted(anchors.double()).to(anchors.dtype)
+    def empty(anchors: Tensor, device: torch.device | str = "cpu") -> KeyMemory:
+        """Of the metric A; the inverse is made and kept on `device`."""
+        inverse = _inverted(anchors.to(device).double()).to(anchors.dtype)
         return KeyMemory(anchors.cpu(), inverse, 0.0)
 
     def on(self, device: torch.device) -> KeyMemory:

@@ -23,7 +23,7 @@ from ultraedit.methods.anchored.state import State
 from ultraedit.methods.anchored.texts import drawn, of_file
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive
-from ultraedit.models.presets import output_projections, preset_of, published_modules
+from ultraedit.models.presets import output_projections
 from ultraedit.records import Edit
 
 # H M^-1 and H M^-1 H^T, of every module that has a memory.
@@ -92,8 +92,8 @@ class Anchored(Method):
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
-        if preset_of(model) is not None:
-            return published_modules(model)
+        # Also of the paper's models: gate and up projections, which it edits in some of them,
+        # lose a quarter of the mean here (docs/quality.md).
         return output_projections(model, derive.edited_blocks)
 
     @property
@@ -104,9 +104,11 @@ class Anchored(Method):
         return max(derive.rehearsed(edits), anchors.CHUNK) * derive.ANCHOR_TOKENS
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        # Inverse and whitening stay; beside them stand, while the anchors are measured, their
-        # sums in float64. What the anchors' own metric takes is on the CPU.
-        return sum(12 * (d * d + (e * e if e <= d else e)) for d, e in shapes)
+        # The anchors' own metric is on the CPU. Two inverses stand while a turn is written;
+        # before the first, the sums of all modules and the factorisation of one, in float64.
+        inverses = 4 * sum(d * d for d, _ in shapes)
+        rest = 4 * sum(e * e if e <= d else e for d, e in shapes)
+        return rest + max(2 * inverses, inverses + max(28 * d * d for d, _ in shapes))
 
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
@@ -252,11 +254,15 @@ def began(bench: Workbench, config: AnchoredConfig) -> State:
     count = derive.anchor_texts(widest) if config.anchors == "auto" else int(config.anchors)
     texts = drawn(bench, count) if config.text is None else of_file(bench, config.text, count)
     measured = anchors.measure(bench, texts)
-    own = [name for name, leader in measured.leaders.items() if leader == name]
+    memories = {
+        name: KeyMemory.empty(measured.modules[name].metric, bench.targets[name].parameter.device)
+        for name, leader in measured.leaders.items()
+        if leader == name
+    }
     return State(
         measured.leaders,
         {name: one.whitening for name, one in measured.modules.items()},
-        {name: KeyMemory.empty(measured.modules[name].metric) for name in own},
+        memories,
         tuple(texts),
         leads(torch.cat([scored.losses.float().cpu() for scored in bench.score(texts)])),
         measured.likeness,
