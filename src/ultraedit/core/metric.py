@@ -15,7 +15,7 @@ class Directions:
     """What n rows can do to one module, each in the direction that costs least.
 
     A row changes its scalar (a lead, say) at the rate g^T W^T h. Of all W that reach a wanted
-    change, the cheapest under tr(W^T M W C^-1) is a sum of C g h^T M^-1 over the rows.
+    change, the cheapest under tr(W^T M W C^-1) is a sum of M^-1 h g^T C over the rows.
 
     Attributes:
         left: (n, d) H M^-1.
@@ -76,9 +76,10 @@ def multipliers(kernel: Tensor, wanted: Tensor, ridge: float) -> Tensor:
 
 
 def summed(rows: Tensor, group: Tensor) -> Tensor:
-    """Rows of one group added up: (n, ...) and (n,) int64 from 0 to (groups, ...)."""
-    sums = rows.new_zeros(int(group.max()) + 1, *rows.shape[1:])
-    return sums.index_add_(0, group, rows)
+    """Rows of one group added up: (n, ...) and (n,) int64 from 0, ascending, to (groups, ...)."""
+    # Not index_add_, whose order of summation on CUDA is another in every run.
+    lengths = torch.bincount(group)
+    return torch.segment_reduce(rows.contiguous(), "sum", lengths=lengths, axis=0)
 
 
 def absorbed(inverse: Tensor, left: Tensor, system: Tensor, weight: float) -> Tensor:
@@ -91,7 +92,7 @@ def absorbed(inverse: Tensor, left: Tensor, system: Tensor, weight: float) -> Te
         weight: w.
 
     Returns:
-        A new (d, d) tensor in the dtype of `inverse`, symmetric.
+        A new (d, d) tensor in the dtype of `inverse`, symmetric up to rounding.
 
     Raises:
         ValueError: the rows are not finite.

@@ -19,7 +19,7 @@ from ultraedit.core.shift import Dense
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
-from ultraedit.methods.settings import check_positive
+from ultraedit.methods.settings import check_positive, is_count
 from ultraedit.models.presets import output_projections
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
@@ -45,9 +45,8 @@ class FineTuningConfig:
         check_positive("lr", self.lr, auto=True)
         check_positive("enough", self.enough)
         for name in ("epochs", "batch"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} must be at least 1, not {value!r}")
+            if not is_count(getattr(self, name)):
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)!r}")
 
 
 class FineTuning(Method):

@@ -7,6 +7,11 @@ import math
 from ultraedit.errors import InputError
 
 
+def is_count(value: object) -> bool:
+    """Whether it is a whole number of at least one."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def check_positive(name: str, value: object, auto: bool = False) -> None:
     """Refuse what is no finite positive number.
 

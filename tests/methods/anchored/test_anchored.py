@@ -191,6 +191,8 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits(build, tokenizer, tmp_path
         {"lr": 0.0},
         {"passes": 2.5},
         {"anchors": 0},
+        {"anchors": True},
+        {"passes": True},
         {"anchors": "many"},
         {"text": 3},
     ],

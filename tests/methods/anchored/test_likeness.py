@@ -22,6 +22,10 @@ def cosines(tokens, asked):
     return (tokens @ inverse @ asked.T).abs() / size[0][:, None] / size[1]
 
 
+def narrowed(keys):
+    return likeness.narrowed(keys, likeness.narrowing(keys.shape[1]))
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(torch.seed() % 2**31)
@@ -29,7 +33,7 @@ def generator():
 
 def test_it_is_the_cosine_of_whitened_keys(generator):
     tokens, asked = keys(generator, 400), keys(generator, 3)
-    held = likeness.likeness("m", 24, likeness.narrowed(tokens))
+    held = likeness.likeness("m", 24, narrowed(tokens))
     wanted = cosines(tokens, asked).amax(1)
     clear = (wanted - derive.SAME).abs() > 0.02
     assert torch.equal(held.close(asked)[clear], (wanted >= derive.SAME)[clear])
@@ -38,7 +42,7 @@ def test_it_is_the_cosine_of_whitened_keys(generator):
 
 def test_a_key_finds_itself_whatever_its_size(generator):
     tokens = keys(generator, 300)
-    held = likeness.likeness("m", 24, likeness.narrowed(tokens))
+    held = likeness.likeness("m", 24, narrowed(tokens))
     for times in (1e-3, 1.0, 1e6):
         found = held.close(tokens[:5] * times)
         assert found[:5].all()
@@ -50,7 +54,7 @@ def test_wide_keys_keep_their_angles(generator, monkeypatch):
     monkeypatch.setattr(likeness, "SKETCH", 48)
     tokens = torch.randn(2000, 512, generator=generator)
     near = tokens[:4] + 0.3 * torch.randn(4, 512, generator=generator)
-    held = likeness.likeness("m", 512, likeness.narrowed(tokens))
+    held = likeness.likeness("m", 512, narrowed(tokens))
     assert held.projection.shape == (512, 48)
     assert held.tokens.shape == (2000, 48)
     found = held.close(near)
@@ -60,11 +64,11 @@ def test_wide_keys_keep_their_angles(generator, monkeypatch):
 
 def test_nothing_is_like_no_key(generator):
     tokens = keys(generator, 30)
-    held = likeness.likeness("m", 24, likeness.narrowed(tokens))
+    held = likeness.likeness("m", 24, narrowed(tokens))
     assert not held.close(tokens[:0]).any()
     assert len(Likeness.of_nothing().close(torch.empty(2, 0))) == 0
 
 
 def test_large_inputs_stay_finite(generator):
-    held = likeness.likeness("m", 24, likeness.narrowed(keys(generator, 50) * 1e6))
+    held = likeness.likeness("m", 24, narrowed(keys(generator, 50) * 1e6))
     assert torch.isfinite(held.tokens).all()

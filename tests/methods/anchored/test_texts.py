@@ -40,7 +40,8 @@ def test_what_is_drawn_is_the_same_every_time(bench):
 def test_a_users_text_is_what_it_is_held_to(build, tokenizer, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text(LINE * 20)
-    editor = Editor(build("llama"), tokenizer, method="anchored", text=str(path))
+    editor = Editor(build("llama"), tokenizer, method="anchored", text=path)
+    assert editor.method.config.text == str(path)
     editor.edit([Edit("who plays jazz", "guitar")])
     expected = texts.of_file(editor.bench, str(path), derive.anchor_texts(64))
     assert list(editor.method.state.texts) == expected

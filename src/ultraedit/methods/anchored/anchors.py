@@ -1,7 +1,7 @@
-"""What the model's own text says about a module: which inputs are in use, which outputs decide.
+"""What the anchors say about a module: which inputs are in use, which outputs decide.
 
-Both moments come from one forward and backward pass over text that the model drew itself: no
-corpus, and what it says by itself is what it should go on saying.
+Both moments come from one forward and backward pass over text that the model drew itself (or a
+text of the user's): what it says by itself is what it should go on saying.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ultraedit.core.capture import Rows
 from ultraedit.core.loss import choice_lead_gradient
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.methods.anchored.derive import DAMPING, FLOOR
-from ultraedit.methods.anchored.likeness import Likeness, likeness, narrowed
+from ultraedit.methods.anchored.likeness import Likeness, likeness, narrowed, narrowing
 from ultraedit.methods.base import Workbench
 from ultraedit.models.target import Target
 
@@ -75,11 +75,11 @@ def measure(bench: Workbench, texts: Sequence[Encoded]) -> Measured:
     sums: dict[str, _Sums] = {}
     leaders: dict[str, str] = {}
     last = list(bench.targets)[-1]
-    keys = []
+    keys, by = [], narrowing(bench.targets[last].d)
     for first in range(0, len(texts), CHUNK):
         rows = bench.capture(texts[first : first + CHUNK], choice_lead_gradient)
         leaders = leaders or shared_inputs(rows)
-        keys.append(narrowed(rows[last].inputs))
+        keys.append(narrowed(rows[last].inputs, by))
         for name, part in rows.items():
             _add(sums, name, part)
     found = {name: _anchors(sums.pop(name), target) for name, target in bench.targets.items()}

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-# Of the mean of C0's diagonal, added to all of it: directions that no anchor uses are cheap, not
-# free.
+# Of the mean of the diagonal of E[h h^T], added to all of it: directions that no anchor uses are
+# cheap, not free.
 FLOOR = 1e-3
 # Of the mean of E[m m^T], added to all of it: an output that the anchors say nothing about may
 # move ten times as far as an average one, no more.
@@ -36,9 +36,10 @@ ENOUGH, SHORTER = 0.5, 0.5
 ANCHOR_TOKENS = 16
 # An anchor's token has moved when its lead fell by this much, in nats.
 MOVED = 0.5
-# An anchor's token this like a turn's own key, as the cosine of their whitened keys, speaks of the
-# edited fact. At .6 about six in seven of the tokens that say what an edit changes are found, and
-# three times as many that do not; half of them at .8. What is missed is taken back later.
+# An anchor's token this like a turn's own key, as the absolute cosine of their whitened keys,
+# speaks of the edited fact. At .6 about six in seven of the tokens that say what an edit changes
+# are found, and three times as many that do not; half of them at .8. What is missed is taken
+# back later.
 SAME = 0.6
 # Dimensions in which keys are whitened, and in which they are then compared: a cosine is right to
 # about a tenth.

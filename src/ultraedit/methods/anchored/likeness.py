@@ -13,7 +13,8 @@ from torch import Tensor
 from ultraedit.methods.anchored import derive
 from ultraedit.methods.anchored.derive import FLOOR, SKETCH, WHITENED
 
-SEED = 5
+# Of both projections.
+SEEDS = (5, 6)
 # Tokens that are compared at once: a turn of a thousand edits has some thousands of keys.
 CHUNK = 4096
 
@@ -50,34 +51,38 @@ class Likeness:
         return found
 
 
-def narrowed(inputs: Tensor) -> Tensor:
-    """(n, d) inputs in at most `WHITENED` dimensions and of length one, float16 on the CPU."""
-    drawn = _drawn(inputs.shape[1], WHITENED).to(inputs.device)
+def narrowing(width: int) -> Tensor:
+    """(width, at most `WHITENED`), for `narrowed`."""
+    return _drawn(width, WHITENED, SEEDS[0])
+
+
+def narrowed(inputs: Tensor, by: Tensor) -> Tensor:
+    """(n, d) inputs in the dimensions of `narrowing` and of length one, float16 on the CPU."""
     # Of length one first: in float16 a large input would be infinite.
-    return _of_length_one(inputs @ drawn).half().cpu()
+    return _of_length_one(inputs @ by.to(inputs.device)).half().cpu()
 
 
 def likeness(module: str, width: int, rows: Tensor) -> Likeness:
     """Of the (n, r) `narrowed` inputs of a module that is given `width` features.
 
-    They are whitened by their own second moment: what all keys share says nothing. Their
-    angles survive a random projection; whitened after it, they would not.
+    They are whitened by their own second moment: what all keys share says nothing. Only then
+    are they made few: of 128 raw dimensions, common ones would be all that is left.
     """
     rows = rows.float()
     moment = (rows.T @ rows).double() / max(len(rows), 1)
     moment.diagonal().add_(FLOOR * moment.diagonal().mean() + torch.finfo(torch.float32).tiny)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
     whitening = torch.linalg.cholesky((inverse + inverse.T) / 2).float()
-    last = whitening @ _drawn(rows.shape[1], SKETCH)
-    projection = (_drawn(width, WHITENED) @ last).contiguous()
+    last = whitening @ _drawn(rows.shape[1], SKETCH, SEEDS[1])
+    projection = (narrowing(width) @ last).contiguous()
     return Likeness(module, projection, _of_length_one(rows @ last).half())
 
 
-def _drawn(width: int, most: int) -> Tensor:
+def _drawn(width: int, most: int, seed: int) -> Tensor:
     """(width, at most `most`): drawn, and the same on every machine; the identity if it fits."""
     if width <= most:
         return torch.eye(width)
-    return torch.randn(width, most, generator=torch.Generator().manual_seed(SEED)) / most**0.5
+    return torch.randn(width, most, generator=torch.Generator().manual_seed(seed)) / most**0.5
 
 
 def _of_length_one(rows: Tensor) -> Tensor:

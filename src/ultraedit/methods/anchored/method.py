@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ultraedit.methods.anchored.pace import Pace
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.anchored.texts import drawn, of_file
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
-from ultraedit.methods.settings import check_positive
+from ultraedit.methods.settings import check_positive, is_count
 from ultraedit.models.presets import output_projections
 from ultraedit.records import Edit
 
@@ -30,8 +31,8 @@ from ultraedit.records import Edit
 Keys = tuple[dict[str, Tensor], dict[str, Tensor]]
 # What belongs to no edit of the turn: rows that bring an anchor back.
 NO_EDIT = -1
-# A loss in float32 below which p cannot be told from 1.
-TINY = 1e-7
+# Losses below this are all the same: in float32 a lead beyond 14 jumps by more than half a nat.
+TINY = 1e-5
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class AnchoredConfig:
         anchors: How many texts of `derive.ANCHOR_TOKENS` tokens it is held by; `auto` is
             `derive.anchor_texts`. Fewer are sooner measured.
         text: A text file to anchor to instead of what the model says by itself: it is then held
-            to what it would say there. Read before the first turn.
+            to what it would say there. Read before the first turn, also after undoing all.
     """
 
     lr: float | str = "auto"
@@ -55,7 +56,7 @@ class AnchoredConfig:
     threshold: float = 0.97
     passes: int = 10
     anchors: int | str = "auto"
-    text: str | None = None
+    text: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         check_positive("lr", self.lr, auto=True)
@@ -63,10 +64,12 @@ class AnchoredConfig:
         check_positive("threshold", self.threshold)
         if self.threshold >= 1:
             raise InputError(f"threshold must lie between 0 and 1, not {self.threshold!r}")
-        if not isinstance(self.passes, int) or self.passes < 1:
+        if not is_count(self.passes):
             raise InputError(f"passes must be at least 1, not {self.passes!r}")
-        if self.anchors != "auto" and (not isinstance(self.anchors, int) or self.anchors < 1):
+        if self.anchors != "auto" and not is_count(self.anchors):
             raise InputError(f"anchors must be auto or at least 1, not {self.anchors!r}")
+        if isinstance(self.text, os.PathLike):
+            object.__setattr__(self, "text", os.fspath(self.text))
         if self.text is not None and not isinstance(self.text, str):
             raise InputError(f"text must be the path of a file, not {self.text!r}")
 
@@ -78,7 +81,7 @@ class Anchored(Method):
         name="anchored",
         summary="small closed-form passes, held by the model's own text and by past edits",
         reference="builds on arXiv:2505.14679",
-        prepares="the model's own text is drawn and measured, once",
+        prepares="anchors are drawn and measured, once",
         exports=("checkpoint", "delta", "lora"),
     )
     Config = AnchoredConfig
@@ -104,17 +107,17 @@ class Anchored(Method):
         return max(derive.rehearsed(edits), anchors.CHUNK) * derive.ANCHOR_TOKENS
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        # The anchors' own metric is on the CPU. Two inverses stand while a turn is written;
-        # before the first, the sums of all modules and the factorisation of one, in float64.
+        # The anchors' own metric is on the CPU. Where a turn ends, its inverses stand beside
+        # those of the turn before, and where past keys fade, one is inverted in float64.
         inverses = 4 * sum(d * d for d, _ in shapes)
         rest = 4 * sum(e * e if e <= d else e for d, e in shapes)
-        return rest + max(2 * inverses, inverses + max(28 * d * d for d, _ in shapes))
+        return rest + 2 * inverses + max(32 * d * d for d, _ in shapes)
 
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
         self._systems, self._began = {}, not self.state.memories
-        with refusing("the model's own text"):
+        with refusing("the anchors"):
             state = self.state if self.state.memories else began(bench, self.config)
         state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
         watched, places = state.watched(derive.rehearsed(len(texts)))
@@ -138,6 +141,7 @@ class Anchored(Method):
                 # What has lost its place already may have been edited in other words.
                 known[now[~own] <= 0] = -torch.inf
             missing = self._goal - now
+            # Of an anchor's token; its row carries a little of the tokens after it, named or not.
             missing[~own] = known - now[~own]
             chosen = own.clone()
             chosen[own] = wanted.to(own.device)[some.edit_index[own]]
@@ -145,7 +149,8 @@ class Anchored(Method):
             missing[own] *= pace.next_share(float(missing[chosen & own].clamp(min=0).sum()))
             # A text's loss falls by its tokens' leads times what each has left to win.
             falls = missing.clamp(min=0) * -torch.expm1(-some.losses)
-            shifts, cost, kept = self._solved(rows, chosen, falls, state, own[chosen])
+            keep = own[chosen] if number == 0 else None
+            shifts, cost, kept = self._solved(rows, chosen, falls, state, keep)
             most = pace.held_back(cost)
             index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
             if number == 0:
@@ -168,7 +173,12 @@ class Anchored(Method):
         return derive.goal(self.config.threshold)
 
     def _solved(
-        self, rows: Mapping[str, Rows], chosen: Tensor, falls: Tensor, state: State, own: Tensor
+        self,
+        rows: Mapping[str, Rows],
+        chosen: Tensor,
+        falls: Tensor,
+        state: State,
+        keep: Tensor | None,
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], float, Keys]:
         """Both sides of every module's shift, what they cost, and the keys that are edits'.
 
@@ -177,7 +187,7 @@ class Anchored(Method):
             chosen: (n,) bool, the rows that there is something to do for.
             falls: (n,) by how much each is to lower the loss of its text.
             state: The metrics.
-            own: (chosen,) bool, which of the chosen are edits'.
+            keep: (chosen,) bool, which of the chosen have keys to be returned; None for none.
         """
         index = next(iter(rows.values())).edit_index
         _, text = torch.unique(index[chosen], return_inverse=True)
@@ -195,8 +205,8 @@ class Anchored(Method):
             # Of all these rows one matrix is held at a time, whatever the number of modules.
             kernel = kernel + summed(summed(found.kernel.to(chosen.device), text).T, text)
             sides[name] = found.left, found.right
-            if name in state.memories:
-                edits = own.to(found.left.device)
+            if keep is not None and name in state.memories:
+                edits = keep.to(found.left.device)
                 keys[0][name], keys[1][name] = found.left[edits], found.system[edits][:, edits]
         texts = multipliers(kernel, summed(falls[chosen], text), self.config.ridge)
         cost = float(texts @ kernel.double() @ texts)
@@ -242,17 +252,15 @@ def refusing(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, RuntimeError) as error:
-        raise TurnRefusedError(f"{what} gave numbers that cannot be used: {error}") from None
+    except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+        raise TurnRefusedError(f"{what} gave numbers that cannot be used: {error}") from error
 
 
 def began(bench: Workbench, config: AnchoredConfig) -> State:
     """The state before a first turn: anchors drawn and measured, nothing remembered."""
     widest = max(target.d for target in bench.targets.values())
     count = derive.anchor_texts(widest) if config.anchors == "auto" else int(config.anchors)
-    texts = drawn(bench, count) if config.text is None else of_file(bench, config.text, count)
+    texts = drawn(bench, count) if config.text is None else of_file(bench, str(config.text), count)
     measured = anchors.measure(bench, texts)
     memories = {
         name: KeyMemory.empty(measured.modules[name].metric, bench.targets[name].parameter.device)

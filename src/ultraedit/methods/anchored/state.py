@@ -29,7 +29,7 @@ class State:
         known: (tokens of all anchors,) float32, their leads in the unedited model, in nats;
             minus infinity once an edit has named what they speak of.
         likeness: Of the anchors' keys.
-        turns: How many were made.
+        turns: How many wrote something.
     """
 
     leaders: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class State:
     def edited(self, tokens: Tensor) -> State:
         """With what these anchors' tokens said given up, by their places: an edit named it."""
         known = self.known.clone()
-        known[tokens] = -torch.inf
+        known[tokens.to(known.device)] = -torch.inf
         return replace(self, known=known)
 
     def after(
