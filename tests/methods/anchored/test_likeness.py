@@ -52,8 +52,8 @@ def test_a_key_finds_itself_whatever_its_size(generator):
 def test_wide_keys_keep_their_angles(generator, monkeypatch):
     monkeypatch.setattr(likeness, "WHITENED", 64)
     monkeypatch.setattr(likeness, "SKETCH", 48)
-    tokens = torch.randn(2000, 512, generator=generator)
-    near = tokens[:4] + 0.3 * torch.randn(4, 512, generator=generator)
+    tokens = keys(generator, 2000, 512)
+    near = tokens[:4] + 0.1 * (keys(generator, 4, 512) - 10)
     held = likeness.likeness("m", 512, narrowed(tokens))
     assert held.projection.shape == (512, 48)
     assert held.tokens.shape == (2000, 48)
