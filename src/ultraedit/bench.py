@@ -69,18 +69,20 @@ class Bench:
         return torch.device("cpu") if device.type == "meta" else device
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
+        self._hold(texts)
         pad, apart = pad_id(self.tokenizer), self.passes.split
         side: PaddingSide = "both" if apart else "right"
         return batches_of(texts, self.batch_tokens, self.device, pad, side, apart)
 
     def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
-        self._hold(texts)
         modules = {name: target.module for name, target in self.targets.items()}
         return capture(self.model, modules, self.batches(texts), self.passes, loss)
 
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
-        self._hold(texts)
         return score(self.model, self.batches(texts), self.query, self.passes)
+
+    def logits(self, batch: Batch) -> Tensor:
+        return self.passes.whole(batch)
 
     def answers(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Answer]:
         """Free greedy answers, each up to end-of-sequence or the end of a line."""

@@ -93,7 +93,7 @@ class Editor:
         self.method = method
         self.bench.query = method.query
         if not method.info.changes_weights:
-            self.bench.passes.plain()  # what it wraps may lie anywhere
+            self.bench.passes.split = False  # what routes sees every prompt whole
         method.attach(self.bench)
         self.pending = Pending(
             author, storage.parse_history(history), initial=method.state_dict(), active=journal

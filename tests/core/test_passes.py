@@ -61,7 +61,7 @@ def test_a_model_whose_answers_need_more_than_keys_is_read_whole_with_one_line(
         decoder_blocks(model)[1][3].mlp.register_forward_hook(running_mean)
         editor = Editor(model, tokenizer, lr=1e-3)
         if plain:
-            editor.bench.passes.plain()
+            editor.bench.passes.prefix, editor.bench.passes.split = None, False
         # One at a time: padding would count in this mean.
         for edit in EDITS:
             editor.edit([edit])

@@ -113,7 +113,7 @@ def test_turns_are_those_of_plain_passes(build, tokenizer, dtype, lr):
         model = build("llama").to(getattr(torch, dtype))
         editor = Editor(model, tokenizer, lr=lr)
         if plain:
-            editor.bench.passes.plain()
+            editor.bench.passes.prefix, editor.bench.passes.split = None, False
         before = {n: m.master.clone() for n, m in editor.bench.masters.items()}
         for _ in range(2):
             editor.edit(edits)

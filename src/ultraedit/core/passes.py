@@ -63,6 +63,12 @@ class Passes:
             return split_logits(self.model, batch, self._resumed)
         return answer_logits(self.model, batch, self._resumed)
 
+    def whole(self, batch: Batch) -> Tensor:
+        """The same logits, prompts never apart from answers: all tokens in one pass."""
+        if batch.width > self.switch:
+            return answer_logits(self.model, batch)
+        return answer_logits(self.model, batch, self._resumed)
+
     def drop(self, texts: Iterable[tuple[int, ...]]) -> None:
         """Let go of what was held of these texts."""
         if self.prefix is not None:
@@ -72,11 +78,6 @@ class Passes:
         """Let go of everything that is held."""
         if self.prefix is not None:
             self.prefix.forget()
-
-    def plain(self) -> None:
-        """Read every batch in one pass of the whole model from now on."""
-        self.forget()
-        self.prefix, self.split, self.checked = None, False, True
 
     @torch.no_grad()
     def check(self, batches: Callable[[], Sequence[Batch]]) -> None:

@@ -4,7 +4,8 @@ A method is a class with a `MethodInfo` called `info`. For each turn the editor 
 over `passes(...)`; every mapping the method yields is checked, added to the weights, and
 only then does the generator go on, so a method of several passes (or one that edits block
 after block) sees the weights it has just changed. A method that wraps modules installs
-itself in `attach`, yields nothing, and routes in `query`. A method with trained parameters
+itself in `attach`, yields nothing, and routes in `query`; what it wraps is one of its `modules`
+or lies above the first of them. A method with trained parameters
 carries them in its state.
 """
 
@@ -45,6 +46,8 @@ class MethodInfo:
         needs_subject: Whether every edit must name its subject.
         needs_training: Whether it has to be trained before it can edit.
         tells_edits_apart: Whether one edit of a turn can be taken back without the others.
+        also_at_once: Whether comparisons also show it with all edits in one turn, which no stream
+            of edits allows.
         prepares: What happens once, before a first turn, and takes as long as many turns.
         exports: Forms in which an edited model can leave the editor.
     """
@@ -56,6 +59,7 @@ class MethodInfo:
     needs_subject: bool = False
     needs_training: bool = False
     tells_edits_apart: bool = True
+    also_at_once: bool = False
     prepares: str = ""
     exports: tuple[str, ...] = ("checkpoint",)
 
@@ -83,6 +87,14 @@ class Workbench(Protocol):
         """The texts, padded and bucketed as this editor's batch plan says."""
         ...
 
+    def logits(self, batch: Batch) -> Tensor:
+        """(n, vocabulary) logits at the answer tokens of one of `batches`, row-major.
+
+        One pass in which every edited module sees all tokens of the batch, with a graph where
+        gradients are enabled. Blocks below the first edited one may not be run again.
+        """
+        ...
+
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
         """Loss and prediction of every target token, teacher-forced."""
         ...
@@ -93,6 +105,10 @@ class Workbench(Protocol):
 
     def trial(self, shifts: Shifts) -> AbstractContextManager[None]:
         """The weights with `shifts` added inside; exactly as they were afterwards."""
+        ...
+
+    def unedited(self) -> AbstractContextManager[None]:
+        """The weights from before any edit inside; exactly as they were afterwards."""
         ...
 
 
@@ -171,7 +187,11 @@ class Method(ABC):
         """
 
     def query(self, query: Query) -> AbstractContextManager[Any]:
-        """Entered around every forward pass whose answer counts."""
+        """Entered around every forward pass whose answer counts.
+
+        The context of a method that routes gives an object that has, once the pass is over,
+        `routed`: (b,) bool, which rows its side memory answered.
+        """
         return nullcontext()
 
     def bypassed(self) -> AbstractContextManager[Any]:
@@ -181,6 +201,10 @@ class Method(ABC):
     def state_dict(self) -> dict[str, Tensor]:
         """Everything a later turn depends on, as tensors."""
         return {}
+
+    def kept_bytes(self) -> int:
+        """What later turns and queries need beside the model, in bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.state_dict().values())
 
     def record(self) -> dict[str, Tensor]:
         """What the journal keeps of the turn just made, beside its shifts.

@@ -14,7 +14,6 @@ from torch.optim import Adam
 from transformers import PreTrainedModel
 
 from ultraedit.core.capture import frozen
-from ultraedit.core.forward import answer_logits
 from ultraedit.core.shift import Dense
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
@@ -61,6 +60,7 @@ class FineTuning(Method):
         summary="fine-tuning of one MLP matrix, turn by turn",
         reference="arXiv:2509.22072",
         tells_edits_apart=False,
+        also_at_once=True,
         exports=("checkpoint", "delta", "lora"),
     )
     Config = FineTuningConfig
@@ -121,7 +121,7 @@ def step(
     total = 0.0
     for batch in bench.batches(texts):
         with torch.enable_grad():
-            logits = answer_logits(bench.model, batch).float()
+            logits = bench.logits(batch).float()
             labels = batch.labels[batch.answer_mask].to(logits.device)
             loss = F.cross_entropy(logits, labels, reduction="sum")
             gradients = torch.autograd.grad(loss / asked, list(served.values()))
