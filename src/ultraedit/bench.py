@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ultraedit.core.capture import Loss, Rows, capture
 from ultraedit.core.loss import loss_gradient
 from ultraedit.core.passes import Passes
 from ultraedit.encoding.batching import Batch, PaddingSide, batches_of, collate
+from ultraedit.encoding.plan import MOST_PARTS
 from ultraedit.encoding.tokenise import Encoded, Encoder, beginning
 from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import (
@@ -27,6 +28,13 @@ from ultraedit.evaluation.teacher_forced import QueryContext, Scored, no_routing
 from ultraedit.methods.base import Shifts
 from ultraedit.models.discover import prefix_below
 from ultraedit.models.target import Target, targets
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+def untold(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """The progress of a bench that nobody watches."""
+    return nullcontext(lambda steps: None)
 
 
 class Bench:
@@ -55,6 +63,7 @@ class Bench:
         }
         self._backup: dict[str, Tensor] = {}
         self.query: QueryContext = no_routing
+        self.progress: Progress = untold
         self.passes = Passes(model, prefix_below(model, names))
 
     @property
@@ -70,16 +79,22 @@ class Bench:
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
         self._hold(texts)
+        # A pass that keeps its graph for all tokens holds about twice what a batch is planned for.
+        most = max(1, self.batch_tokens // MOST_PARTS)
+        return batches_of(texts, most, self.device, pad_id(self.tokenizer))
+
+    def _batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
+        self._hold(texts)
         pad, apart = pad_id(self.tokenizer), self.passes.split
         side: PaddingSide = "both" if apart else "right"
         return batches_of(texts, self.batch_tokens, self.device, pad, side, apart)
 
     def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
         modules = {name: target.module for name, target in self.targets.items()}
-        return capture(self.model, modules, self.batches(texts), self.passes, loss)
+        return capture(self.model, modules, self._batches(texts), self.passes, loss)
 
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
-        return score(self.model, self.batches(texts), self.query, self.passes)
+        return score(self.model, self._batches(texts), self.query, self.passes)
 
     def logits(self, batch: Batch) -> Tensor:
         return self.passes.whole(batch)

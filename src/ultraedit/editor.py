@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import saved, storage
 from ultraedit.bench import Bench
+from ultraedit.encoding.subject import last_token, subject_end
 from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
@@ -340,9 +341,11 @@ class Editor:
         if edit in self._encoded:
             return self._encoded[edit]
         what = f"edit {edit.id or place}"
-        if self.method.info.needs_subject and not edit.subject:
-            raise InputError(f"{what} has no subject; method {self.method.info.name} needs one")
         try:
+            if self.method.info.needs_subject:
+                if not edit.subject:
+                    raise InputError(f"it has no subject; method {self.method.info.name} needs one")
+                last_token(self.bench.encoder, edit.prompt, subject_end(edit.prompt, edit.subject))
             text = self.bench.encoder.encode(edit.prompt, edit.answers[0])
         except InputError as error:
             raise InputError(f"{what}: {error}") from None

@@ -185,8 +185,10 @@ def test_a_method_that_needs_subjects_says_whose_is_missing(build, tokenizer):
         info = MethodInfo("subjects", "", "none", needs_subject=True)
 
     editor = Editor(build("llama"), tokenizer, method=Subjects())
-    with pytest.raises(InputError, match="edit b has no subject"):
-        editor.edit([Edit("who", "paris", "jazz", "a"), Edit("who", "paris", None, "b")])
+    with pytest.raises(InputError, match="edit b: it has no subject"):
+        editor.edit([Edit("who", "paris", "who", "a"), Edit("who", "paris", None, "b")])
+    with pytest.raises(InputError, match="edit c: its subject 'jazz' is not in its prompt 'who'"):
+        editor.edit([Edit("who", "paris", "jazz", "c")])
 
 
 def test_the_registry_finds_methods_by_their_module():

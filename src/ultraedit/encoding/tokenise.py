@@ -71,7 +71,7 @@ class Encoder:
         Raises:
             InputError: the prompt encodes to no token at all.
         """
-        ids = self._encode(self._framed(prompt))
+        ids = self.token_ids(self.framed(prompt))
         if not ids:
             raise InputError(f"prompt {prompt!r} encodes to no token")
         return ids
@@ -89,8 +89,8 @@ class Encoder:
         if self.tokenization == "published":
             after = self.tokenizer(" " + target, add_special_tokens=False)["input_ids"]
         else:
-            framed, target = self._framed(prompt), target.lstrip(" ")
-            whole = self._encode(framed + joiner(framed, target) + target)
+            framed, target = self.framed(prompt), target.lstrip(" ")
+            whole = self.token_ids(framed + joiner(framed, target) + target)
             boundary = _common_prefix(before, whole)
             before, after = whole[:boundary], whole[boundary:]
         if not after:
@@ -100,7 +100,8 @@ class Encoder:
         eos = [self.tokenizer.eos_token_id] if self.append_eos else []
         return Encoded(tuple(before), tuple(after) + tuple(eos), len(after))
 
-    def _framed(self, prompt: str) -> str:
+    def framed(self, prompt: str) -> str:
+        """The text a prompt is encoded as: in the chat template, where there is one to use."""
         if not self.chat:
             # A trailing space would be a token of its own, which no answer ever follows.
             return prompt.rstrip(" ")
@@ -108,7 +109,8 @@ class Encoder:
             [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
         )
 
-    def _encode(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
+        """Of framed text, with the special tokens it begins with."""
         # A chat template writes its own special tokens.
         ids = list(self.tokenizer(text, add_special_tokens=not self.chat)["input_ids"])
         eos = self.tokenizer.eos_token_id

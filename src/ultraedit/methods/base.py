@@ -12,7 +12,7 @@ carries them in its state.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
@@ -84,7 +84,7 @@ class Workbench(Protocol):
         ...
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
-        """The texts, padded and bucketed as this editor's batch plan says."""
+        """The texts, padded and bucketed for `logits`, with room for a graph of all tokens."""
         ...
 
     def logits(self, batch: Batch) -> Tensor:
@@ -105,6 +105,10 @@ class Workbench(Protocol):
 
     def trial(self, shifts: Shifts) -> AbstractContextManager[None]:
         """The weights with `shifts` added inside; exactly as they were afterwards."""
+        ...
+
+    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Gives a function to be told of every step of something that takes long."""
         ...
 
     def unedited(self) -> AbstractContextManager[None]:

@@ -21,9 +21,9 @@ from ultraedit.methods.anchored import anchors, derive
 from ultraedit.methods.anchored.memory import KeyMemory
 from ultraedit.methods.anchored.pace import Pace
 from ultraedit.methods.anchored.state import State
-from ultraedit.methods.anchored.texts import drawn, of_file
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive, is_count
+from ultraedit.methods.texts import drawn, of_file
 from ultraedit.models.presets import output_projections
 from ultraedit.records import Edit
 
@@ -260,7 +260,11 @@ def began(bench: Workbench, config: AnchoredConfig) -> State:
     """The state before a first turn: anchors drawn and measured, nothing remembered."""
     widest = max(target.d for target in bench.targets.values())
     count = derive.anchor_texts(widest) if config.anchors == "auto" else int(config.anchors)
-    texts = drawn(bench, count) if config.text is None else of_file(bench, str(config.text), count)
+    tokens = derive.ANCHOR_TOKENS
+    if config.text is None:
+        texts = drawn(bench, count, tokens)
+    else:
+        texts = of_file(bench, str(config.text), count, tokens)
     measured = anchors.measure(bench, texts)
     memories = {
         name: KeyMemory.empty(measured.modules[name].metric, bench.targets[name].parameter.device)

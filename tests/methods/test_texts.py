@@ -3,7 +3,8 @@ import torch
 
 from ultraedit import Edit, Editor, InputError
 from ultraedit.encoding.tokenise import beginning
-from ultraedit.methods.anchored import derive, texts
+from ultraedit.methods import texts
+from ultraedit.methods.anchored import derive
 
 LINE = "the capital of france is paris and jazz guitar was born in the city\n"
 
@@ -16,7 +17,7 @@ def bench(build, tokenizer):
 def test_pieces_are_the_files_tokens_one_after_another(bench, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text(LINE * 5)
-    pieces = texts.of_file(bench, str(path), 1000)
+    pieces = texts.of_file(bench, str(path), 1000, derive.ANCHOR_TOKENS)
     whole = bench.tokenizer(LINE * 5, add_special_tokens=False)["input_ids"]
     assert [token for piece in pieces for token in piece.target] == whole
     assert {piece.prompt for piece in pieces} == {(beginning(bench.tokenizer),)}
@@ -26,15 +27,15 @@ def test_pieces_are_the_files_tokens_one_after_another(bench, tmp_path):
 def test_of_a_long_file_they_are_spread_over_it(bench, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("guitar " * 400 + LINE * 40)
-    pieces = texts.of_file(bench, str(path), 10)
+    pieces = texts.of_file(bench, str(path), 10, 16)
     assert len(pieces) == 10
     assert len({piece.target for piece in pieces}) > 1
 
 
 def test_what_is_drawn_is_the_same_every_time(bench):
-    first = texts.drawn(bench, 20)
+    first = texts.drawn(bench, 20, 16)
     assert len(first) == 20
-    assert texts.drawn(bench, 20) == first
+    assert texts.drawn(bench, 20, 16) == first
 
 
 def test_a_users_text_is_what_it_is_held_to(build, tokenizer, tmp_path):
@@ -43,7 +44,7 @@ def test_a_users_text_is_what_it_is_held_to(build, tokenizer, tmp_path):
     editor = Editor(build("llama"), tokenizer, method="anchored", text=path)
     assert editor.method.config.text == str(path)
     editor.edit([Edit("who plays jazz", "guitar")])
-    expected = texts.of_file(editor.bench, str(path), derive.anchor_texts(64))
+    expected = texts.of_file(editor.bench, str(path), derive.anchor_texts(64), 16)
     assert list(editor.method.state.texts) == expected
     assert editor.evaluate([Edit("who plays jazz", "guitar")]).after["efficacy"]["exact_match"] == 1
     editor.save(tmp_path / "out")

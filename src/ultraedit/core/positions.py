@@ -1,0 +1,98 @@
+"""What modules see and give at some tokens of a batch, and how to move it there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ultraedit.encoding.batching import Batch
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Some tokens of a batch.
+
+    Attributes:
+        flat: (n,) int64 on the CPU, their places in the batch's (b * t) padded tokens.
+    """
+
+    flat: Tensor
+
+    @staticmethod
+    def of(batch: Batch, places: Sequence[int]) -> Spots:
+        """One token of every row, from its place in its text.
+
+        Args:
+            batch: Some of the texts.
+            places: Of every text that `batch.index` may name, counted in its own tokens.
+        """
+        own = torch.tensor([places[index] for index in batch.index.tolist()])
+        columns = torch.tensor(batch.starts) + own
+        return Spots(torch.arange(len(columns)) * batch.width + columns)
+
+    @staticmethod
+    def masked(mask: Tensor) -> Spots:
+        """Those where (b, t) `mask` is true."""
+        return Spots(mask.flatten().nonzero()[:, 0].cpu())
+
+    def rows(self, hidden: Tensor) -> Tensor:
+        """(n, f) of (b, t, f), or of (b * t, f) where a model flattens texts before its MLP."""
+        return hidden.reshape(-1, hidden.shape[-1])[self.flat.to(hidden.device)]
+
+
+@contextmanager
+def recorded(
+    modules: Mapping[str, nn.Module], spots: Spots
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Inside, a pass leaves each module's input and output at the spots, in float32.
+
+    Of a module that returns several things the first counts, as of a decoder block. Its input
+    is the first argument, or `hidden_states`.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def hook_for(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            given = args[0] if args else kwargs["hidden_states"]
+            seen[name] = spots.rows(given).float(), spots.rows(first_of(output)).float()
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(hook_for(name), with_kwargs=True)
+        for name, module in modules.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def moved(module: nn.Module, spots: Spots, change: Tensor) -> Iterator[None]:
+    """Inside, (n, e) `change` is added to what the module gives at the spots."""
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = first_of(output)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        own = change.to(hidden.device, hidden.dtype)
+        # Not in place: blocks may still need what a module gave.
+        found = flat.index_add(0, spots.flat.to(hidden.device), own).reshape(hidden.shape)
+        return (found, *output[1:]) if isinstance(output, tuple) else found
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def first_of(output: Any) -> Tensor:
+    """The hidden states that a module returns, alone or before other things."""
+    return output[0] if isinstance(output, tuple) else output

@@ -1,0 +1,81 @@
+"""Texts with one token to look at: an edit's subject, alone and after other words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ultraedit.encoding.subject import last_token, subject_end
+from ultraedit.encoding.tokenise import Encoded
+from ultraedit.evaluation.generation import context_length
+from ultraedit.methods.base import Workbench
+from ultraedit.records import Edit
+
+# Tokens of what is put before a prompt, in turn (arXiv:2202.05262, section 3.1).
+LENGTHS = (5, 10)
+SEED = 11
+
+
+@dataclass(frozen=True)
+class Located:
+    """A text and one of its tokens.
+
+    Attributes:
+        text: The tokens.
+        place: Which of them, from 0.
+    """
+
+    text: Encoded
+    place: int
+
+
+def prefixes(bench: Workbench, count: int) -> list[str]:
+    """Nothing, and `count` beginnings that the unedited model draws itself; always the same."""
+    found = [""]
+    with bench.unedited():
+        for number, tokens in enumerate(LENGTHS):
+            share = (count - number + len(LENGTHS) - 1) // len(LENGTHS)
+            for text in bench.sample(share, tokens, SEED + number) if share else ():
+                words = bench.tokenizer.decode(text.target, skip_special_tokens=True)
+                found.append(f"{words.strip()}. ")
+    return found
+
+
+def located(bench: Workbench, edit: Edit, fact_token: str, before: str = "") -> Located:
+    """An edit with its answer, and the token where the fact is read.
+
+    Raises:
+        InputError: the edit has no subject in its prompt.
+    """
+    encoder = bench.encoder
+    prompt = before + edit.prompt.lstrip() if before else edit.prompt
+    end = len(prompt) - len(edit.prompt) + subject_end(edit.prompt, edit.subject or "")
+    text = encoder.encode(prompt, edit.answers[0])
+    if fact_token == "last":
+        return Located(text, len(text.prompt) - 1)
+    # A piece that joins the subject's end with the answer belongs to the answer.
+    return Located(text, min(last_token(encoder, prompt, end), len(text.prompt) - 1))
+
+
+def essence(bench: Workbench, edit: Edit, fact_token: str) -> Located:
+    """`{subject} is a`, to be gone on with: what a model takes the subject for.
+
+    Its target is one token of no meaning, since the distribution of it is what counts.
+    """
+    subject = (edit.subject or "").strip()
+    prompt = f"{subject} is a"
+    ids = bench.encoder.prompt_ids(prompt)
+    place = len(ids) - 1
+    if fact_token != "last":
+        place = last_token(bench.encoder, prompt, len(subject))
+    return Located(Encoded(tuple(ids), (ids[-1],), 1), place)
+
+
+def by_edit(
+    bench: Workbench, edits: Sequence[Edit], fact_token: str, before: Sequence[str]
+) -> list[list[Located]]:
+    """Every edit after each of the prefixes that leave room for it, in their order."""
+    limit = context_length(bench.model) or math.inf
+    found = [[located(bench, edit, fact_token, words) for words in before] for edit in edits]
+    return [[own[0], *(o for o in own[1:] if len(o.text.ids) <= limit)] for own in found]

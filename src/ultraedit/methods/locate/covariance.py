@@ -1,0 +1,187 @@
+"""E[k k^T]: which directions of a module's input the unedited model has in use.
+
+Measured once for a model and a source of text, and kept on disk under a digest of the model's
+values, so that another run, or another method, finds it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from ultraedit.core.positions import Spots, recorded
+from ultraedit.encoding.tokenise import Encoded, beginning
+from ultraedit.methods.base import Workbench
+from ultraedit.methods.texts import SAMPLED, drawn_part, of_file
+from ultraedit.models.identity import model_digest
+from ultraedit.storage.cache import drop, keep, kept
+
+# A second moment of d features needs several times d tokens to be more than noise; a wide model
+# has what takes minutes on its device.
+TOKENS_PER_FEATURE, MOST_TOKENS = 32, 2**17
+TEXT_TOKENS = 64
+# Of the mean diagonal, added to all of it: features that no text uses leave it singular.
+FLOOR = 1e-6
+# From one save of an unfinished measurement to the next.
+SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text that keys are collected over.
+
+    Attributes:
+        text: A file; None for what the model draws itself.
+        tokens: How many of it; `auto` is 32 for every feature of the widest input, at most 2^17.
+    """
+
+    text: str | None = None
+    tokens: int | str = "auto"
+
+    def size(self, widest: int) -> int:
+        if self.tokens != "auto":
+            return int(self.tokens)
+        return min(TOKENS_PER_FEATURE * widest, MOST_TOKENS)
+
+
+def covariances(bench: Workbench, source: Source) -> dict[str, Tensor]:
+    """Of every edited module's inputs, over all tokens of the text but each text's first.
+
+    Args:
+        bench: Of the model; what is measured is the model before any edit.
+        source: The text.
+
+    Returns:
+        (d, d) float32 by module, on the module's device.
+
+    Raises:
+        InputError: the text cannot be read.
+    """
+    wanted = source.size(max(target.d for target in bench.targets.values()))
+    with bench.unedited():
+        pieces = _pieces(bench, source, wanted)
+        folder = f"covariance/{model_digest(bench.model)}/{_digest(bench, pieces, wanted)}"
+        found = {name: _known(bench, folder, name) for name in bench.targets}
+        missing = [name for name, matrix in found.items() if matrix is None]
+        if missing:
+            found |= _measured(bench, missing, pieces, wanted, folder)
+    return {
+        name: matrix.to(bench.targets[name].parameter.device)
+        for name, matrix in found.items()
+        if matrix is not None
+    }
+
+
+def factor(covariance: Tensor) -> Tensor:
+    """(d, d) float64 lower Cholesky factor of C plus `FLOOR` of its mean diagonal.
+
+    Raises:
+        ValueError: C holds what is no number.
+    """
+    matrix = covariance.double()
+    matrix.diagonal().add_(FLOOR * matrix.diagonal().mean())
+    found, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        raise ValueError("the covariance of keys is not positive")
+    return found
+
+
+def _pieces(bench: Workbench, source: Source, wanted: int) -> list[Encoded] | None:
+    """The texts of a file; None where the model is to draw them."""
+    if source.text is None:
+        return None
+    return of_file(bench, source.text, -(-wanted // TEXT_TOKENS), TEXT_TOKENS)
+
+
+def _texts(bench: Workbench, pieces: list[Encoded] | None) -> Iterator[list[Encoded]]:
+    """Some at a time; without an end where the model draws them."""
+    if pieces is None:
+        yield from (drawn_part(bench, number, SAMPLED, TEXT_TOKENS) for number in count())
+    else:
+        yield from (pieces[first : first + SAMPLED] for first in range(0, len(pieces), SAMPLED))
+
+
+def _digest(bench: Workbench, pieces: list[Encoded] | None, wanted: int) -> str:
+    """Of all that decides which tokens are read."""
+    tokenizer = bench.tokenizer
+    own = None if pieces is None else [piece.ids for piece in pieces]
+    content = [own, wanted, TEXT_TOKENS, beginning(tokenizer), tokenizer.eos_token_id]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _known(bench: Workbench, folder: str, name: str) -> Tensor | None:
+    matrix = kept(f"{folder}/{name}.safetensors").get("covariance")
+    d = bench.targets[name].d
+    return matrix if matrix is not None and matrix.shape == (d, d) else None
+
+
+def _measured(
+    bench: Workbench, names: Sequence[str], pieces: list[Encoded] | None, wanted: int, folder: str
+) -> dict[str, Tensor | None]:
+    """Measured from where an interrupted run left off, and kept."""
+    unfinished = f"{folder}/{_short(names)}.unfinished"
+    sums, parts, tokens = _begun(bench, names, unfinished)
+    if pieces is not None:
+        wanted = min(wanted, sum(len(piece.target) for piece in pieces))
+    saved = time.monotonic()
+    with bench.progress("covariance of keys, tokens", wanted) as advance:
+        advance(min(tokens, wanted))
+        for number, texts in enumerate(_texts(bench, pieces)):
+            if number < parts:
+                continue
+            if tokens >= wanted:
+                break
+            read = _add(bench, names, texts, sums)
+            advance(min(read, max(wanted - tokens, 0)))
+            parts, tokens = parts + 1, tokens + read
+            if time.monotonic() - saved > SECONDS:
+                counts = {"parts": torch.tensor(parts), "tokens": torch.tensor(tokens)}
+                keep(unfinished, {**{n: m.cpu() for n, m in sums.items()}, **counts})
+                saved = time.monotonic()
+    for name in names:
+        sums[name] /= tokens
+        keep(f"{folder}/{name}.safetensors", {"covariance": sums[name].cpu()})
+    drop(unfinished)
+    return dict(sums)
+
+
+def _begun(
+    bench: Workbench, names: Sequence[str], unfinished: str
+) -> tuple[dict[str, Tensor], int, int]:
+    """Sums so far, and over how many parts and tokens."""
+    before = kept(unfinished)
+    places = {name: bench.targets[name].parameter.device for name in names}
+    if before.keys() == {*names, "parts", "tokens"}:
+        sums = {name: before[name].to(places[name]) for name in names}
+        return sums, int(before["parts"]), int(before["tokens"])
+    sums = {n: torch.zeros(bench.targets[n].d, bench.targets[n].d, device=places[n]) for n in names}
+    return sums, 0, 0
+
+
+@torch.no_grad()
+def _add(
+    bench: Workbench, names: Sequence[str], texts: Sequence[Encoded], sums: dict[str, Tensor]
+) -> int:
+    """Add k k^T of these texts' tokens to the sums; how many tokens there were."""
+    tokens = 0
+    for batch in bench.batches(texts):
+        # A text's first token sees nothing before it, and its key is like no other.
+        mask = batch.attention_mask.bool() & (batch.position_ids > 0)
+        modules = {name: bench.targets[name].module for name in names}
+        with recorded(modules, Spots.masked(mask)) as seen:
+            bench.logits(batch)
+        for name, (keys, _) in seen.items():
+            sums[name].addmm_(keys.T, keys)
+        tokens += int(mask.sum())
+    return tokens
+
+
+def _short(names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()[:16]

@@ -1,0 +1,43 @@
+"""Text that a method measures the model on: what the model draws itself, or a user's file."""
+
+from __future__ import annotations
+
+from ultraedit.encoding.tokenise import Encoded, beginning
+from ultraedit.encoding.windows import windows
+from ultraedit.methods.base import Workbench
+
+SEED = 3
+# Texts that are drawn side by side.
+SAMPLED = 512
+# How many times the tokens that are needed are read of a file at most.
+READ = 16
+
+
+def drawn(bench: Workbench, count: int, tokens: int) -> list[Encoded]:
+    """`count` texts of at most `tokens` from the model itself; the same ones every time."""
+    parts = range(-(-count // SAMPLED))
+    sizes = (min(SAMPLED, count - part * SAMPLED) for part in parts)
+    return [
+        text
+        for part, size in zip(parts, sizes, strict=True)
+        for text in drawn_part(bench, part, size, tokens)
+    ]
+
+
+def drawn_part(bench: Workbench, part: int, size: int, tokens: int) -> list[Encoded]:
+    """The part with this number of what the model draws, each of `SAMPLED` texts at most."""
+    return bench.sample(size, tokens, SEED + part * SAMPLED)
+
+
+def of_file(bench: Workbench, path: str, count: int, tokens: int) -> list[Encoded]:
+    """At most `count` pieces of a text file, spread evenly over what is read of it.
+
+    Raises:
+        InputError: no such file, not UTF-8, or fewer than two tokens in it.
+    """
+    tokenizer = bench.tokenizer
+    pieces = list(windows(path, tokenizer, tokens, READ * count * tokens))
+    if len(pieces) > count:
+        pieces = [pieces[place * len(pieces) // count] for place in range(count)]
+    start = (beginning(tokenizer),)
+    return [Encoded(start, tuple(piece), len(piece)) for piece in pieces]
