@@ -105,3 +105,9 @@ def published_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr("ultraedit.methods.registry.DEFAULT", "ultraedit")
     monkeypatch.setattr("ultraedit.methods.anchored.derive.anchor_texts", lambda widest: 24)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is measured of a model is kept for one test, and nowhere near the user's."""
+    monkeypatch.setenv("ULTRAEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -9,6 +9,7 @@ import typer
 
 from ultraedit.cli.apply import apply
 from ultraedit.cli.check import check
+from ultraedit.cli.compare import compare
 from ultraedit.cli.demo import demo
 from ultraedit.cli.diff import diff
 from ultraedit.cli.edit import edit
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "edit": edit,
     "evaluate": evaluate,
     "check": check,
+    "compare": compare,
     "log": log,
     "diff": diff,
     "undo": undo,

@@ -21,6 +21,7 @@ COLUMNS = (
     ("generation", "generated"),
     ("agreement", "agreement"),
     ("agreement_exact", "agreement exact"),
+    ("routed", "routed"),
 )
 
 
@@ -86,7 +87,7 @@ def _change(report: Report, kind: str, metric: str) -> Text:
     before = report.before.get(kind, {}).get(metric)
     if after is None:
         return Text()
-    if before is None or metric.startswith("agreement"):
+    if before is None or metric.startswith(("agreement", "routed")):
         return Text(f"{after:.3f}", style="bold")
     return Text.assemble(f"{before:.3f} -> ", (f"{after:.3f}", "bold"))
 

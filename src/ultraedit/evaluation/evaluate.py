@@ -205,6 +205,8 @@ def _measure(
             "token_accuracy": max(s.token_accuracy for s in candidates),
             "exact_match": float(any(s.exact for s in candidates)),
         }
+        if candidates[0].routed is not None:
+            scores["routed"] = float(candidates[0].routed)
         if answer is not None:
             scores["generation"] = float(matches(answer.text, question.answers))
         if place in agreed:

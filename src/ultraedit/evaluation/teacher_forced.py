@@ -31,11 +31,13 @@ class Scored:
         losses: (tokens,) float32 cross-entropy.
         correct: (tokens,) bool, whether the target token is the most likely one.
         counted: How many of the tokens published metrics count.
+        routed: Whether a side memory answered, of a method that routes.
     """
 
     losses: Tensor
     correct: Tensor
     counted: int
+    routed: bool | None = None
 
     @property
     def token_accuracy(self) -> float:
@@ -64,13 +66,17 @@ def score(
     found: dict[int, Scored] = {}
     read = read or partial(answer_logits, model)
     for batch in batches:
-        with query(batch.query):
+        with query(batch.query) as routing:
             logits = read(batch)
+        routed = getattr(routing, "routed", None)
+        routed = [None] * len(batch.starts) if routed is None else routed.tolist()
         labels = batch.labels[batch.answer_mask].to(logits.device)
         losses, correct = (found.cpu() for found in token_losses(logits, labels))
         sizes = batch.answer_mask.sum(1).tolist()
         counted = batch.scored_mask.sum(1).tolist()
         parts = zip(torch.split(losses, sizes), torch.split(correct, sizes), counted, strict=True)
-        for index, (loss, right, count) in zip(batch.index.tolist(), parts, strict=True):
-            found[index] = Scored(loss, right, count)
+        for index, (loss, right, count), row in zip(
+            batch.index.tolist(), parts, routed, strict=True
+        ):
+            found[index] = Scored(loss, right, count, row)
     return [found[index] for index in sorted(found)]

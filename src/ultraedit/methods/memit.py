@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import UnsupportedModelError
+from ultraedit.methods import rome
 from ultraedit.methods.base import MethodInfo, Shifts, Workbench
 from ultraedit.methods.locate.config import LocateConfig
 from ultraedit.methods.locate.contexts import Located, by_edit, essence
@@ -23,6 +24,7 @@ from ultraedit.models.discover import decoder_blocks
 from ultraedit.models.presets import output_projections
 from ultraedit.records import Edit
 
+WEIGHT, WEIGHT_WIDTH = 15000.0, 16384
 # Of what is added: half precision rounds, and a norm or a factor is off by more.
 TOLERANCE = 0.1
 
@@ -32,17 +34,23 @@ class MemitConfig(LocateConfig):
     """Settings; the defaults are those of arXiv:2210.07229.
 
     Attributes:
-        weight: lambda, how much a key of the text in general weighs beside one of an edit.
+        weight: lambda, how much a key of the text in general weighs beside one of an edit; `auto`
+            is the paper's 15,000 for the inputs of GPT-J, of 16,384 features, and in proportion
+            for others: k^T C^-1 k, which it is held against, has as many features as its mean.
     """
 
     steps: int = 25
     clamp: float = 0.75
     prefixes: int = 5
-    weight: float = 15000.0
+    weight: float | str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("weight", self.weight)
+        check_positive("weight", self.weight, auto=True)
+
+    def weight_for(self, d: int) -> float:
+        """lambda for inputs of d features."""
+        return WEIGHT * d / WEIGHT_WIDTH if self.weight == "auto" else float(self.weight)
 
 
 class Memit(Locating):
@@ -90,11 +98,9 @@ class Memit(Locating):
         for done, (name, target) in enumerate(bench.targets.items()):
             keys = mean_keys(bench, {name: target.module}, own)[name]
             missing = wanted - at_places(bench, last, alone)["last"][1]
-            yield {
-                name: spread(
-                    keys, missing / (len(blocks) - done), self.factors[name], self.config.weight
-                )
-            }
+            share = missing / (len(blocks) - done)
+            weight = self.config.weight_for(target.d)
+            yield {name: spread(keys, share, self.factors[name], weight)}
 
 
 def spread(keys: Tensor, residuals: Tensor, factor: Tensor, weight: float) -> LowRank:
@@ -153,7 +159,8 @@ def adds(bench: Workbench, block: nn.Module, module: nn.Module) -> bool:
 
 def early(count: int) -> range:
     """The blocks whose output projections are edited, of `count`: 3 to 8 of 28 in GPT-J."""
-    return range(count * 3 // 28, count * 8 // 28 + 1)
+    (middle,) = rome.early(count)
+    return range(max(middle - 2, 0), max(min(middle + 3, count - 2), 0) + 1)
 
 
 METHOD = Memit

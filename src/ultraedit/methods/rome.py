@@ -84,8 +84,8 @@ def rank_one(key: Tensor, change: Tensor, factor: Tensor, edit: int) -> LowRank:
 
 
 def early(count: int) -> range:
-    """The block whose output projection is edited, of `count`: 5 of 28 in GPT-J."""
-    return range(count * 5 // 28, count * 5 // 28 + 1)
+    """The block whose output projection is edited, of `count`: 5 of 28 (GPT-J), the first of 6."""
+    return range(max(count - 3, 0) // 5, max(count - 3, 0) // 5 + 1)
 
 
 METHOD = Rome

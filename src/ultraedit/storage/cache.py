@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -60,4 +61,5 @@ def drop(name: str) -> None:
     """Delete what is kept under a name, if anything is."""
     folder = cache_folder()
     if folder is not None:
-        (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / name).unlink()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ultraedit.core.positions import Spots, recorded
 from ultraedit.encoding.tokenise import Encoded, beginning
+from ultraedit.evaluation.generation import context_length
 from ultraedit.methods.base import Workbench
 from ultraedit.methods.texts import SAMPLED, drawn_part, of_file
 from ultraedit.models.identity import model_digest
@@ -97,13 +98,20 @@ def _pieces(bench: Workbench, source: Source, wanted: int) -> list[Encoded] | No
     """The texts of a file; None where the model is to draw them."""
     if source.text is None:
         return None
-    return of_file(bench, source.text, -(-wanted // TEXT_TOKENS), TEXT_TOKENS)
+    tokens = _tokens(bench)
+    return of_file(bench, source.text, -(-wanted // tokens), tokens)
+
+
+def _tokens(bench: Workbench) -> int:
+    """Of one text, at most."""
+    limit = context_length(bench.model)
+    return TEXT_TOKENS if limit is None else min(TEXT_TOKENS, limit - 1)
 
 
 def _texts(bench: Workbench, pieces: list[Encoded] | None) -> Iterator[list[Encoded]]:
     """Some at a time; without an end where the model draws them."""
     if pieces is None:
-        yield from (drawn_part(bench, number, SAMPLED, TEXT_TOKENS) for number in count())
+        yield from (drawn_part(bench, number, SAMPLED, _tokens(bench)) for number in count())
     else:
         yield from (pieces[first : first + SAMPLED] for first in range(0, len(pieces), SAMPLED))
 
@@ -112,7 +120,7 @@ def _digest(bench: Workbench, pieces: list[Encoded] | None, wanted: int) -> str:
     """Of all that decides which tokens are read."""
     tokenizer = bench.tokenizer
     own = None if pieces is None else [piece.ids for piece in pieces]
-    content = [own, wanted, TEXT_TOKENS, beginning(tokenizer), tokenizer.eos_token_id]
+    content = [own, wanted, _tokens(bench), beginning(tokenizer), tokenizer.eos_token_id]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

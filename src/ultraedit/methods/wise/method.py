@@ -1,0 +1,236 @@
+"""The method: shards of a side memory are trained, merged, and routed to (arXiv:2405.14768)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ultraedit.encoding.batching import Query
+from ultraedit.encoding.tokenise import Encoded
+from ultraedit.errors import InputError
+from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
+from ultraedit.methods.settings import check_positive, is_count
+from ultraedit.methods.texts import drawn, of_file
+from ultraedit.methods.wise.router import Router
+from ultraedit.methods.wise.scores import Margins
+from ultraedit.methods.wise.shards import Shard, mask
+from ultraedit.methods.wise.state import State
+from ultraedit.methods.wise.training import Course, Stirred, stirred, trained
+from ultraedit.models.presets import output_projections
+from ultraedit.models.target import Target
+from ultraedit.records import Edit
+
+# How long a module's outputs are about where the paper's margins come from.
+OUTPUT = 20.0
+# Texts that are none of an edit's business, and how long they are.
+OUTSIDE, OUTSIDE_TOKENS = 256, 24
+
+
+@dataclass(frozen=True)
+class WiseConfig:
+    """Settings; the defaults are those of arXiv:2405.14768.
+
+    Attributes:
+        lr: Of gradient descent; `auto` is 1.
+        steps: At most so many over one batch of edits.
+        batch: Edits trained together.
+        share: Of the matrix's entries that a shard may change.
+        bound: No entry moves further than this.
+        outside, inside, between: Margins of activation scores: alpha, beta and gamma.
+        unit: What activation scores are counted in: `auto` is 1, or more where the module's
+            outputs are longer than the margins are made for.
+        ratio: A side memory serves what scores above so much of the least its edits do.
+        shard_edits: A shard is kept, and another begun, at so many edits.
+        merge: Kept shards that are merged into one side memory.
+        density: Of a shard's entries that stay where it is merged.
+        enough: The loss at which training ends.
+        text: A text file that edits are told from, instead of what the model says by itself.
+    """
+
+    lr: float | str = "auto"
+    steps: int = 70
+    batch: int = 1
+    share: float = 0.2
+    bound: float = 1.0
+    outside: float = 5.0
+    inside: float = 20.0
+    between: float = 10.0
+    unit: float | str = "auto"
+    ratio: float = 0.88
+    shard_edits: int = 500
+    merge: int = 2
+    density: float = 0.53
+    enough: float = 0.01
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "unit"):
+            check_positive(name, getattr(self, name), auto=True)
+        for name in ("bound", "outside", "inside", "between", "ratio", "enough"):
+            check_positive(name, getattr(self, name))
+        for name in ("steps", "batch", "shard_edits", "merge"):
+            if not is_count(getattr(self, name)):
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)!r}")
+        for name in ("share", "density"):
+            check_positive(name, getattr(self, name))
+            if getattr(self, name) > 1:
+                raise InputError(f"{name} must lie between 0 and 1, not {getattr(self, name)!r}")
+        if self.text is not None:
+            object.__setattr__(self, "text", str(self.text))
+
+    @property
+    def margins(self) -> Margins:
+        return Margins(self.outside, self.inside, self.between)
+
+
+class Wise(Method):
+    """The model's own weights stay; what was edited is answered by a copy of one matrix."""
+
+    info = MethodInfo(
+        name="wise",
+        summary="side copies of one late matrix, which edited queries are routed to",
+        reference="arXiv:2405.14768",
+        changes_weights=False,
+        tells_edits_apart=False,
+        exports=(),
+    )
+    Config = WiseConfig
+    config: WiseConfig
+    router: Router
+
+    def __init__(self, config: WiseConfig | None = None) -> None:
+        super().__init__(config)
+        self.state = State(self.config.share)
+        self._before: dict[str, Tensor] = {}
+        self._outside: list[Stirred] | None = None
+        self._device = torch.device("cpu")
+
+    @classmethod
+    def modules(cls, model: PreTrainedModel) -> list[str]:
+        return output_projections(model, late)
+
+    def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        # A copy that serves, the one of the turn before, a gradient and a mask.
+        return 16 * sum(d * e for d, e in shapes)
+
+    def attach(self, bench: Workbench) -> None:
+        if len(bench.targets) != 1:
+            raise InputError(f"wise copies one module, not {len(bench.targets)}")
+        (target,) = bench.targets.values()
+        self._device = target.parameter.device
+        self.router = Router(bench.model, target.module, self.config.ratio)
+
+    def detach(self) -> None:
+        self.router.remove()
+
+    def passes(
+        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+    ) -> Iterator[Shifts]:
+        config = self.config
+        (target,) = bench.targets.values()
+        with self.router.bypassed():
+            state = self.state if self.state.shards else self._begun(bench, target, texts)
+            outside = self._others(bench, target)
+            begin = 0
+            while begin < len(texts):
+                # A turn may fill a shard before it ends.
+                end = min(begin + config.shard_edits - state.live.edits, len(texts))
+                live = self._trained(bench, target, state, texts[begin:end], outside)
+                state = state.written(live)
+                if live.edits >= config.shard_edits:
+                    state = state.closed(config.merge, config.density)
+                begin = end
+        self._before = self.state_dict()
+        self._serve(state)
+        yield {}
+
+    def _begun(self, bench: Workbench, target: Target, texts: Sequence[Encoded]) -> State:
+        """No edit yet, and units that fit what the module gives."""
+        config = self.config
+        keys = stirred(bench, target.module, texts).inputs
+        # Some words give fifty times what others do, and say little of the model.
+        unit = max(1.0, float(linear(target, keys).norm(dim=1).median()) / OUTPUT)
+        unit = unit if config.unit == "auto" else float(config.unit)
+        lr = 1.0 if config.lr == "auto" else float(config.lr)
+        fresh = Shard.empty(target.d, target.e, 0, self._device)
+        return State(config.share, (fresh,), (), unit, lr)
+
+    def _trained(
+        self,
+        bench: Workbench,
+        target: Target,
+        state: State,
+        texts: Sequence[Encoded],
+        outside: list[Stirred],
+    ) -> Shard:
+        """The live shard with these edits too."""
+        config, live = self.config, state.live
+        own = mask(target.d, target.e, config.share, live.number).to(self._device)
+        course = Course(
+            state.lr, config.steps, config.bound, config.margins, state.unit, config.enough
+        )
+        delta = live.delta
+        draw = random.Random(live.edits + live.number * config.shard_edits)
+        for first in range(0, len(texts), config.batch):
+            batch = texts[first : first + config.batch]
+            inside = stirred(bench, target.module, batch)
+            others = together(draw.sample(outside, min(len(batch), len(outside))))
+            delta = trained(bench, target.module, delta, own, batch, inside, others, course)
+        least = float(stirred(bench, target.module, texts).scores(delta).min())
+        return replace(
+            live, delta=delta, least=min(live.least, least), edits=live.edits + len(texts)
+        )
+
+    def _others(self, bench: Workbench, target: Target) -> list[Stirred]:
+        """What the module sees of texts that no edit is about, one by one."""
+        if self._outside is None:
+            if self.config.text is None:
+                texts = drawn(bench, OUTSIDE, OUTSIDE_TOKENS)
+            else:
+                texts = of_file(bench, self.config.text, OUTSIDE, OUTSIDE_TOKENS)
+            found = stirred(bench, target.module, texts, whole=True)
+            self._outside = [found.of(place) for place in range(found.count)]
+        return self._outside
+
+    def _serve(self, state: State) -> None:
+        self.state = state.on(self._device)
+        self.router.memories = self.state.serving
+
+    def query(self, query: Query) -> AbstractContextManager[Any]:
+        return self.router.query(query)
+
+    def bypassed(self) -> AbstractContextManager[Any]:
+        return self.router.bypassed()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.state.tensors()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._serve(State.of(state, self.config.share))
+
+
+@torch.no_grad()
+def linear(target: Target, inputs: Tensor) -> Tensor:
+    """(n, e) float32: what the matrix alone makes of (n, d) inputs."""
+    weight = target.parameter.float()
+    return inputs @ (weight.T if target.transposed else weight)
+
+
+def together(texts: Sequence[Stirred]) -> Stirred:
+    """Several as one."""
+    if not texts:
+        return Stirred(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), 0)
+    numbers = [torch.full_like(text.text, place) for place, text in enumerate(texts)]
+    return Stirred(torch.cat([t.inputs for t in texts]), torch.cat(numbers), len(texts))
+
+
+def late(count: int) -> range:
+    """The block whose output projection is copied, of `count`: 27 of 32 in Llama-2-7B."""
+    return range(count * 27 // 32, count * 27 // 32 + 1)

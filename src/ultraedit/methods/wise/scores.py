@@ -1,0 +1,74 @@
+"""How much a query stirs a side memory, and the margins it is trained to keep.
+
+arXiv:2405.14768, equations 2 and 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Of activation scores.
+
+    Attributes:
+        outside: A text that is none of the edits' business is to score no more.
+        inside: An edit's prompt is to score no less.
+        between: And by so much more than any other text.
+    """
+
+    outside: float
+    inside: float
+    between: float
+
+
+def asked(mask: Tensor, ends: Tensor) -> Tensor:
+    """(b, t) bool: the tokens whose activations are looked at.
+
+    A text's first token is no more this text's than any other's, and is left out where there
+    are others.
+
+    Args:
+        mask: (b, t) bool, tokens that are none of the padding.
+        ends: (b,) the last column of each row that counts.
+    """
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    own = mask & (columns[None, :] <= ends.to(mask.device)[:, None])
+    first = own & (own.cumsum(1) == 1)
+    return own & (~first | (own.sum(1, keepdim=True) == 1))
+
+
+def scores(inputs: Tensor, text: Tensor, count: int, delta: Tensor) -> Tensor:
+    """(count,) activation scores: the mean over a text's tokens of |a (W' - W)|.
+
+    Args:
+        inputs: (n, d) the module's inputs a at the tokens of all texts.
+        text: (n,) int64, whose token each is.
+        count: How many texts.
+        delta: (d, e) (W' - W)^T.
+    """
+    lengths = (inputs @ delta.to(inputs.dtype)).float().norm(dim=1)
+    sums = lengths.new_zeros(count).index_add(0, text, lengths)
+    return sums / torch.bincount(text, minlength=count).clamp(min=1)
+
+
+def margin_loss(inside: Tensor, outside: Tensor, margins: Margins) -> Tensor:
+    """relu(s_out - alpha) + relu(beta - s_in) + relu(s_out - s_in + gamma).
+
+    Each is the mean over all texts, or all pairs of texts, of its kind.
+
+    Args:
+        inside: (n,) scores of edits' prompts.
+        outside: (m,) scores of other texts; may be none.
+        margins: beta, alpha and gamma.
+    """
+    loss = torch.relu(margins.inside - inside).mean()
+    if len(outside):
+        loss = loss + torch.relu(outside - margins.outside).mean()
+        pairs = outside[None, :] - inside[:, None] + margins.between
+        loss = loss + torch.relu(pairs).mean()
+    return loss
