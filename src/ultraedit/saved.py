@@ -38,6 +38,7 @@ def settings(editor: Editor) -> dict[str, Any]:
         "method": editor.method.info.name,
         "method_settings": {f.name: getattr(config, f.name) for f in fields(config)},
         "modules": editor.modules,
+        "routed": not editor.method.info.changes_weights,
         "append_eos": encoder.append_eos,
         "tokenization": encoder.tokenization,
         "chat": encoder.chat,

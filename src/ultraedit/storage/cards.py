@@ -14,6 +14,7 @@ from ultraedit.storage.checkpoint import QUANTIZATION
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+WARNING = "WARNING.md"
 PROCESSORS = "*processor_config.json"
 
 
@@ -63,6 +64,24 @@ def stage_cards(
     for path in folder.rglob("*"):
         if path.is_file():
             sync_file(path)
+
+
+def stage_warning(folder: Path, method: str) -> None:
+    """Say beside the model's own weights that its edits are not in them."""
+    path = folder / WARNING
+    path.write_text(
+        f"""# The edits are not in these weights
+
+This model was edited with method `{method}`, which leaves the weights as they were: its edits lie
+in a side memory (the folder `ultraedit`) that queries are routed to. `from_pretrained` reads the
+base model here, without any edit. With them:
+
+    from ultraedit import Editor
+    editor = Editor.load("this folder")  # then editor.model, editor.ask(...)
+""",
+        encoding="utf-8",
+    )
+    sync_file(path)
 
 
 def move_cards(folder: Path, out: Path) -> None:

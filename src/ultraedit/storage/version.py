@@ -19,7 +19,7 @@ from ultraedit.storage.atomic import (
     sync_folder,
 )
 from ultraedit.storage.base import Base, build_base
-from ultraedit.storage.cards import move_cards, stage_cards
+from ultraedit.storage.cards import move_cards, stage_cards, stage_warning
 from ultraedit.storage.decision import Decision, FileDecision, JournalDecision, Update
 from ultraedit.storage.factors import write_record
 from ultraedit.storage.filerecord import FileRecord
@@ -67,6 +67,8 @@ def draft_all(
     base = build_base(layout, snapshot, model, source, scratch)
     discard(scratch)
     stage_cards(cards, model, tokenizer, source, base.quantization)
+    if snapshot.settings.get("routed"):
+        stage_warning(cards, str(snapshot.settings["method"]))
     path = layout.internal / "originals.safetensors"
     if path.exists():
         path = path.with_name(f"originals-{layout.free_tag(snapshot.version)}.safetensors")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,11 +103,11 @@ class Wise(Method):
     )
     Config = WiseConfig
     config: WiseConfig
-    router: Router
 
     def __init__(self, config: WiseConfig | None = None) -> None:
         super().__init__(config)
-        self.state = State(self.config.share)
+        self.state = State()
+        self.router: Router | None = None
         self._before: dict[str, Tensor] = {}
         self._outside: list[Stirred] | None = None
         self._device = torch.device("cpu")
@@ -128,14 +128,15 @@ class Wise(Method):
         self.router = Router(bench.model, target.module, self.config.ratio)
 
     def detach(self) -> None:
-        self.router.remove()
+        if self.router is not None:
+            self.router.remove()
 
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
         config = self.config
         (target,) = bench.targets.values()
-        with self.router.bypassed():
+        with self.bypassed():
             state = self.state if self.state.shards else self._begun(bench, target, texts)
             outside = self._others(bench, target)
             begin = 0
@@ -158,9 +159,7 @@ class Wise(Method):
         # Some words give fifty times what others do, and say little of the model.
         unit = max(1.0, float(linear(target, keys).norm(dim=1).median()) / OUTPUT)
         unit = unit if config.unit == "auto" else float(config.unit)
-        lr = 1.0 if config.lr == "auto" else float(config.lr)
-        fresh = Shard.empty(target.d, target.e, 0, self._device)
-        return State(config.share, (fresh,), (), unit, lr)
+        return State((Shard.empty(target.d, target.e, config.share, 0, self._device),), (), unit)
 
     def _trained(
         self,
@@ -172,10 +171,9 @@ class Wise(Method):
     ) -> Shard:
         """The live shard with these edits too."""
         config, live = self.config, state.live
-        own = mask(target.d, target.e, config.share, live.number).to(self._device)
-        course = Course(
-            state.lr, config.steps, config.bound, config.margins, state.unit, config.enough
-        )
+        own = mask(target.d, target.e, live.share, live.number).to(self._device)
+        lr = 1.0 if config.lr == "auto" else float(config.lr)
+        course = Course(lr, config.steps, config.bound, config.margins, state.unit, config.enough)
         delta = live.delta
         draw = random.Random(live.edits + live.number * config.shard_edits)
         for first in range(0, len(texts), config.batch):
@@ -201,19 +199,30 @@ class Wise(Method):
 
     def _serve(self, state: State) -> None:
         self.state = state.on(self._device)
-        self.router.memories = self.state.serving
+        if self.router is not None:
+            self.router.memories = self.state.serving
 
     def query(self, query: Query) -> AbstractContextManager[Any]:
-        return self.router.query(query)
+        return nullcontext() if self.router is None else self.router.query(query)
 
     def bypassed(self) -> AbstractContextManager[Any]:
-        return self.router.bypassed()
+        return nullcontext() if self.router is None else self.router.bypassed()
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.state.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._serve(State.of(state, self.config.share))
+        self._serve(State.of(state))
+
+    def record(self) -> dict[str, Tensor]:
+        """What the turn changed: the shard it wrote to, and what came of it."""
+        now = self.state_dict()
+        return {
+            name: tensor for name, tensor in now.items() if tensor is not self._before.get(name)
+        }
+
+    def replay(self, record: Mapping[str, Tensor], passes: Sequence[Shifts]) -> None:
+        self.load_state_dict({**self.state_dict(), **record})
 
 
 @torch.no_grad()

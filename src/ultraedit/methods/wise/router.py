@@ -85,6 +85,7 @@ class Router:
         self._chosen = torch.empty(0, dtype=torch.int64)
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
+            model.register_forward_hook(self._end, always_call=True),
             module.register_forward_hook(self._answer),
         ]
 
@@ -113,6 +114,9 @@ class Router:
 
     def _begin(self, model: nn.Module, args: Sequence[Any], given: dict[str, Any]) -> None:
         self._pass = Pass.of(args, given)
+
+    def _end(self, model: nn.Module, args: Any, output: Any) -> None:
+        self._pass = None
 
     def _answer(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         if not self.enabled or self._pass is None or not any(m.edits for m in self.memories):

@@ -51,7 +51,8 @@ def scores(inputs: Tensor, text: Tensor, count: int, delta: Tensor) -> Tensor:
         count: How many texts.
         delta: (d, e) (W' - W)^T.
     """
-    lengths = (inputs @ delta.to(inputs.dtype)).float().norm(dim=1)
+    moved = inputs @ delta.to(inputs.dtype)
+    lengths = moved.to(torch.promote_types(moved.dtype, torch.float32)).norm(dim=1)
     sums = lengths.new_zeros(count).index_add(0, text, lengths)
     return sums / torch.bincount(text, minlength=count).clamp(min=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,27 +12,57 @@ from torch import Tensor
 SEED = 17
 
 
-@dataclass(frozen=True)
+# Compared by identity: what is the same shard still need not be kept again.
+@dataclass(frozen=True, eq=False)
 class Shard:
     """A side copy W' of the matrix, as what it adds.
 
     Attributes:
-        delta: (d, e) float32, (W' - W)^T; zero where its mask is.
+        delta: (d, e) float32, (W' - W)^T; zero where its mask is not.
+        share: Of the entries that its mask lets change; 1 for a merged one, which has none.
         least: The smallest activation score of an edit it holds; infinite while it holds none.
         number: Which shard it is, counted over all edits; that of its mask.
         edits: How many edits it holds.
     """
 
     delta: Tensor
+    share: float
     least: float
     number: int
     edits: int
 
     @staticmethod
-    def empty(d: int, e: int, number: int, device: torch.device | str = "cpu") -> Shard:
-        return Shard(torch.zeros(d, e, device=device), float("inf"), number, 0)
+    def empty(
+        d: int, e: int, share: float, number: int, device: torch.device | str = "cpu"
+    ) -> Shard:
+        return Shard(torch.zeros(d, e, device=device), share, float("inf"), number, 0)
+
+    @staticmethod
+    def unpacked(values: Tensor, d: int, e: int, numbers: Tensor) -> Shard:
+        """From its `values` and `numbers`."""
+        share, least, number, edits = numbers.tolist()
+        delta = values.clone().reshape(d, e) if share == 1 else torch.zeros(d, e).to(values)
+        if share < 1:
+            delta[mask(d, e, share, int(number)).to(values.device)] = values
+        return Shard(delta, share, least, int(number), int(edits))
+
+    @cached_property
+    def values(self) -> Tensor:
+        """The entries that may differ from zero, in one row."""
+        if self.share == 1:
+            return self.delta.flatten()
+        d, e = self.delta.shape
+        return self.delta[mask(d, e, self.share, self.number).to(self.delta.device)]
+
+    @property
+    def numbers(self) -> Tensor:
+        """(4,) float64: all the rest."""
+        numbers = [self.share, self.least, float(self.number), float(self.edits)]
+        return torch.tensor(numbers, dtype=torch.float64)
 
     def on(self, device: torch.device) -> Shard:
+        if self.delta.device == device:
+            return self
         return replace(self, delta=self.delta.to(device))
 
 
@@ -65,6 +96,7 @@ def merged(shards: Sequence[Shard], density: float) -> Shard:
     """One shard with the edits of all; its smallest score is the smallest of theirs."""
     return Shard(
         ties([shard.delta for shard in shards], density),
+        1.0,
         min(shard.least for shard in shards),
         shards[-1].number,
         sum(shard.edits for shard in shards),

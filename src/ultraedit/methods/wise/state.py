@@ -9,26 +9,23 @@ import torch
 from torch import Tensor
 
 from ultraedit.errors import InputError
-from ultraedit.methods.wise.shards import Shard, mask, merged
+from ultraedit.methods.wise.shards import Shard, merged
 
 
 @dataclass(frozen=True)
 class State:
-    """Side memories, and the units they are measured in.
+    """Side memories, and what their scores are counted in.
 
     Attributes:
-        share: Of entries that a shard may change.
-        shards: Those that are their masks' alone, the last of which is written to.
+        shards: Those that are not merged, the last of which is written to; none before the
+            first turn.
         memories: Those that were merged.
-        unit: Of the margins; 0 before the first turn.
-        lr: Of training, in the model's units; 0 before the first turn.
+        unit: Of activation scores.
     """
 
-    share: float
     shards: tuple[Shard, ...] = ()
     memories: tuple[Shard, ...] = ()
-    unit: float = 0.0
-    lr: float = 0.0
+    unit: float = 1.0
 
     @property
     def serving(self) -> tuple[Shard, ...]:
@@ -46,61 +43,51 @@ class State:
 
     def closed(self, merge: int, density: float) -> State:
         """With the live shard kept and a new one begun; `merge` kept ones become one memory."""
-        full, memories = self.shards, self.memories
-        d, e = self.live.delta.shape
+        full, memories, live = self.shards, self.memories, self.live
         if len(full) == merge:
             full, memories = (), (*memories, merged(full, density))
-        fresh = Shard.empty(d, e, self.live.number + 1, self.live.delta.device)
+        d, e = live.delta.shape
+        fresh = Shard.empty(d, e, live.share, live.number + 1, live.delta.device)
         return replace(self, shards=(*full, fresh), memories=memories)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name; nothing before the first turn. Of shards only what their masks let change."""
+        """By name; nothing before the first turn. A shard that is the same has the same tensor."""
         if not self.shards:
             return {}
-        sizes = [*self.live.delta.shape]
+        counts = [*self.live.delta.shape, len(self.shards), len(self.memories)]
         found = {
-            "shape": torch.tensor(sizes),
-            "units": torch.tensor([self.share, self.unit, self.lr], dtype=torch.float64),
+            "counts": torch.tensor(counts),
+            "unit": torch.tensor(self.unit, dtype=torch.float64),
         }
-        for number, shard in enumerate(self.shards):
-            own = self._mask(shard).to(shard.delta.device)
-            found |= _numbers(f"shard.{number}", shard) | {
-                f"shard.{number}.values": shard.delta[own]
-            }
-        for number, memory in enumerate(self.memories):
-            found |= _numbers(f"memory.{number}", memory) | {f"memory.{number}.delta": memory.delta}
+        for kind, held in (("shard", self.shards), ("memory", self.memories)):
+            for number, shard in enumerate(held):
+                found[f"{kind}.{number}.values"] = shard.values
+                found[f"{kind}.{number}.numbers"] = shard.numbers
         return found
 
-    def _mask(self, shard: Shard) -> Tensor:
-        d, e = shard.delta.shape
-        return mask(d, e, self.share, shard.number)
-
     @staticmethod
-    def of(tensors: Mapping[str, Tensor], share: float) -> State:
-        """The state that `tensors` was made of.
+    def of(tensors: Mapping[str, Tensor]) -> State:
+        """The state that `tensors` was made of; there may be others beside.
 
         Raises:
             InputError: it is no state of this method.
         """
         if not tensors:
-            return State(share)
-        try:
-            d, e = tensors["shape"].tolist()
-            share, unit, lr = tensors["units"].tolist()
-            shards = []
-            for number in range(_count(tensors, "shard")):
-                shard = _shard(tensors, f"shard.{number}", torch.zeros(d, e))
-                values = tensors[f"shard.{number}.values"]
-                delta = torch.zeros(d, e, device=values.device)
-                delta[mask(d, e, share, shard.number).to(values.device)] = values
-                shards.append(replace(shard, delta=delta))
-            memories = tuple(
-                _shard(tensors, f"memory.{number}", tensors[f"memory.{number}.delta"])
-                for number in range(_count(tensors, "memory"))
+            return State()
+
+        def held(kind: str, count: int) -> tuple[Shard, ...]:
+            stems = [f"{kind}.{number}" for number in range(count)]
+            return tuple(
+                Shard.unpacked(tensors[f"{stem}.values"], d, e, tensors[f"{stem}.numbers"])
+                for stem in stems
             )
+
+        try:
+            d, e, shards, memories = tensors["counts"].tolist()
+            unit = float(tensors["unit"])
+            return State(held("shard", shards), held("memory", memories), unit)
         except (KeyError, ValueError, RuntimeError, IndexError) as error:
             raise InputError(f"this is no state of method wise: {error}") from None
-        return State(share, tuple(shards), memories, unit, lr)
 
     def on(self, device: torch.device) -> State:
         """With everything on one device."""
@@ -109,17 +96,3 @@ class State:
             shards=tuple(shard.on(device) for shard in self.shards),
             memories=tuple(memory.on(device) for memory in self.memories),
         )
-
-
-def _numbers(stem: str, shard: Shard) -> dict[str, Tensor]:
-    values = [shard.least, float(shard.number), float(shard.edits)]
-    return {f"{stem}.numbers": torch.tensor(values, dtype=torch.float64)}
-
-
-def _shard(tensors: Mapping[str, Tensor], stem: str, delta: Tensor) -> Shard:
-    least, number, edits = tensors[f"{stem}.numbers"].tolist()
-    return Shard(delta, least, int(number), int(edits))
-
-
-def _count(tensors: Mapping[str, Tensor], kind: str) -> int:
-    return sum(name.startswith(f"{kind}.") and name.endswith(".numbers") for name in tensors)
