@@ -2,7 +2,7 @@
 
     python benchmarks/quality_picture.py quality.json --edits 1000 -o docs/retention.svg
 
-Reads what quality.py wrote; needs matplotlib (`pip install -e '.[benchmarks]'`).
+Reads what quality.py wrote.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import saved, storage
 from ultraedit.bench import Bench
-from ultraedit.encoding.subject import last_token, subject_end
+from ultraedit.encoding.subject import check_subject
 from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
@@ -28,6 +28,7 @@ from ultraedit.models.frozen import FrozenPlace, parse_place
 from ultraedit.models.load import load, local_folder, resolve
 from ultraedit.models.memory import shapes_of
 from ultraedit.models.presets import choose_modules
+from ultraedit.models.target import targets
 from ultraedit.records import Case, Edit, Turn
 from ultraedit.turn import make_turn, refusing_full_memory
 
@@ -85,7 +86,7 @@ class Editor:
             method = build(method, lr, settings)
         elif settings or lr != "auto":
             raise InputError("settings of a method that is already made cannot be given")
-        names = choose_modules(model, modules, method.modules)
+        names = list(targets(model, choose_modules(model, modules, method.modules)))
         model.eval()
         if batch_tokens is None:
             held = method.state_bytes(shapes_of(model, names))
@@ -93,8 +94,8 @@ class Editor:
         self.bench = Bench(model, encoder, names, batch_tokens)
         self.method = method
         self.bench.query = method.query
-        if not method.info.changes_weights:
-            self.bench.passes.split = False  # what routes sees every prompt whole
+        # What routes sees every prompt whole.
+        self.bench.passes.split &= method.info.changes_weights
         method.attach(self.bench)
         self.pending = Pending(
             author, storage.parse_history(history), initial=method.state_dict(), active=journal
@@ -152,8 +153,7 @@ class Editor:
         )
         editor = cls(loaded, tokenizer, **options)
         editor.frozen = parse_place(frozen)
-        folder = local_folder(model)
-        editor.source = None if folder is None else folder.resolve()
+        editor.source = (folder := local_folder(model)) and folder.resolve()
         is_path = Path(model).is_dir() and str(model) != "demo"
         editor.base_name = str(Path(model).resolve()) if is_path else str(model)
         return editor
@@ -206,9 +206,7 @@ class Editor:
         return turn
 
     def look_ahead(self, edits: Sequence[Edit], done: int = 0) -> None:
-        """Read edits of the turns to come through the frozen blocks now, in large batches.
-
-        What does not fit the bounded buffer is read in its own turn.
+        """Read edits of the turns to come through the frozen blocks now, as many as fit.
 
         Args:
             edits: Of all these turns.
@@ -343,9 +341,7 @@ class Editor:
         what = f"edit {edit.id or place}"
         try:
             if self.method.info.needs_subject:
-                if not edit.subject:
-                    raise InputError(f"it has no subject; method {self.method.info.name} needs one")
-                last_token(self.bench.encoder, edit.prompt, subject_end(edit.prompt, edit.subject))
+                check_subject(self.bench.encoder, edit, self.method.info.name)
             text = self.bench.encoder.encode(edit.prompt, edit.answers[0])
         except InputError as error:
             raise InputError(f"{what}: {error}") from None

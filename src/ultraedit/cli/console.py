@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +23,8 @@ COLUMNS = (
     ("agreement_exact", "agreement exact"),
     ("routed", "routed"),
 )
+
+Bar = AbstractContextManager[Callable[[int], None]]
 
 
 def quiet_libraries() -> None:
@@ -43,17 +45,35 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """Yields `advance(n)`; draws nothing if `quiet` or where output is no terminal."""
+def progress_bars(quiet: bool) -> Iterator[Callable[[str, int | None], Bar]]:
+    """Yields `bar(label, total)`, a context that yields `advance(n)`; bars may stand together.
+
+    Draws nothing if `quiet` or where output is no terminal.
+    """
     if quiet or not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield lambda n: None
+        yield lambda label, total: nullcontext(lambda n: None)
         return
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=Console(stderr=True), transient=True,
     ) as progress:  # fmt: skip
-        task = progress.add_task(label, total=total)
-        yield lambda n: progress.advance(task, n)
+
+        @contextmanager
+        def bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+            task = progress.add_task(label, total=total)
+            try:
+                yield lambda n: progress.advance(task, n)
+            finally:
+                progress.remove_task(task)
+
+        yield bar
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """One of `progress_bars`, by itself."""
+    with progress_bars(quiet) as bar, bar(label, total) as advance:
+        yield advance
 
 
 def report_table(report: Report, title: str = "") -> Table:

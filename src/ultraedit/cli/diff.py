@@ -21,7 +21,7 @@ def diff(
     b: Annotated[str, typer.Argument(help="Likewise.", show_default=False)],
     facts: Annotated[
         str | None,
-        typer.Option(help="A file of facts to ask.  [default: the edits in either journal]"),
+        typer.Option(help="A file of facts to ask. (default: the edits in either journal)"),
     ] = None,
     limit: Limit = None,
     dtype: Dtype = "auto",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -81,17 +80,17 @@ def edit(
     limit: Limit = None,
     evaluate: Annotated[
         bool | None,
-        typer.Option(help="Evaluate all cases afterwards.  [default: only without --out]"),
+        typer.Option(help="Evaluate all cases afterwards. (default: only without --out)"),
     ] = None,
     save_every: Annotated[
         int, typer.Option(min=1, help="Turns from one save to the next; a crash loses these.")
     ] = 1,
     history: Annotated[
         str | None,
-        typer.Option(help="Turns that can be undone: full, a number, or none.  [default: full]"),
+        typer.Option(help="Turns that can be undone: full, a number, or none. (default: full)"),
     ] = None,
     journal: Annotated[
-        bool | None, typer.Option(help="Keep a journal in --out, or do not.  [default: keep it]")
+        bool | None, typer.Option(help="Keep a journal in --out, or do not. (default: keep it)")
     ] = None,
     author: Author = None,
     dry_run: Annotated[
@@ -105,9 +104,16 @@ def edit(
     interrupt lets the running turn end.
     """
     from ultraedit import Editor, storage
-    from ultraedit.cli.console import note, print_json, progress_bar, quiet_libraries
+    from ultraedit.cli.console import (
+        note,
+        print_json,
+        progress_bar,
+        progress_bars,
+        quiet_libraries,
+    )
     from ultraedit.data import read_cases
     from ultraedit.errors import InputError
+    from ultraedit.history.interrupts import interruptible
     from ultraedit.history.run import Progress, resumed, runs_of, write_all
     from ultraedit.saved import check_base
 
@@ -160,9 +166,11 @@ def edit(
         cases = islice(read_cases(file, limit=limit), progress.window_start, None)
         edits = (case.edit for case in cases)
         with (
-            progress_bar("editing", count - begun, as_json) as advance,
-            _interruptible() as interrupted,
+            progress_bars(as_json) as bar,
+            bar("editing", count - begun) as advance,
+            interruptible() as interrupted,
         ):
+            editor.bench.progress = bar
             outcome = write_all(
                 editor,
                 edits,
@@ -258,20 +266,3 @@ def _check_all(editor: Editor, cases: Iterator[Any]) -> tuple[int, str]:
         editor.check(case.edit, count)
         seen.add(case)
     return count, seen.summary() if seen.find() else ""
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first interrupt asks the run to end after its turn; the second ends it at once."""
-    asked = False
-
-    def handler(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

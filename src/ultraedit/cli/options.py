@@ -34,7 +34,7 @@ Frozen = Annotated[
     str | None,
     typer.Option(
         help="How blocks below the first edited one are held: resident, int8 or int4 (quantised"
-        " in memory), cpu or disk (off the device).  [default: resident, or as in --out]"
+        " in memory), cpu or disk (off the device). (default: resident, or as in --out)"
     ),
 ]
 MethodName = Annotated[str, typer.Option(help="`auto`, or a name that `ultraedit methods` lists.")]
@@ -44,7 +44,7 @@ Modules = Annotated[
 TurnSize = Annotated[int, typer.Option(min=1, help="Edits written at once.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Read only the first N records.")]
 Author = Annotated[
-    str | None, typer.Option(help="Who makes the change, for the journal.  [default: user@host]")
+    str | None, typer.Option(help="Who makes the change, for the journal. (default: user@host)")
 ]
 PerCase = Annotated[
     Path | None, typer.Option(help="Write every case's scores to this .jsonl, joined by id.")

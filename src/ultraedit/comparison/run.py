@@ -10,7 +10,6 @@ from itertools import islice
 from ultraedit import Editor
 from ultraedit.comparison.begin import begin, progress_of
 from ultraedit.comparison.folder import RunFolder, as_text, write_text
-from ultraedit.comparison.interrupts import interruptible
 from ultraedit.comparison.machine import machine
 from ultraedit.comparison.memory import Memory
 from ultraedit.comparison.plan import Plan, Run
@@ -18,6 +17,7 @@ from ultraedit.comparison.result import Cost, Result
 from ultraedit.comparison.turns import TurnLog, TurnRecord
 from ultraedit.data import read_cases
 from ultraedit.evaluation.report import CaseResult, Report
+from ultraedit.history.interrupts import interruptible
 from ultraedit.history.run import write_all
 from ultraedit.records import Turn
 from ultraedit.storage.atomic import Measured, discard, named_failures, write_file

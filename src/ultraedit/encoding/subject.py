@@ -6,6 +6,7 @@ import re
 
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
+from ultraedit.records import Edit
 
 
 def subject_end(prompt: str, subject: str) -> int:
@@ -24,6 +25,17 @@ def subject_end(prompt: str, subject: str) -> int:
         if found:
             return found[-1].end()
     raise InputError(f"its subject {subject!r} is not in its prompt {prompt!r}")
+
+
+def check_subject(encoder: Encoder, edit: Edit, method: str) -> None:
+    """Refuse an edit whose subject a method that needs one would not find.
+
+    Raises:
+        InputError: it has none, or its prompt does not name it.
+    """
+    if not edit.subject:
+        raise InputError(f"it has no subject; method {method} needs one")
+    last_token(encoder, edit.prompt, subject_end(edit.prompt, edit.subject))
 
 
 def last_token(encoder: Encoder, prompt: str, end: int) -> int:

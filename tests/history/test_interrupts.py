@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from ultraedit.comparison.interrupts import interruptible
+from ultraedit.history.interrupts import interruptible
 
 
 def test_the_first_interrupt_only_answers_and_the_second_ends():
