@@ -123,7 +123,7 @@ def patched(bench: Bench, block: nn.Module, both: list[tuple[Asked, Asked]], whe
         own, others = outputs.chunk(2)
         (batch,) = bench.batches([one.text])
         places = torch.tensor(one.places(where)) + batch.starts[0]
-        with moved(block, Spots(places), others - own):
+        with moved(block, Spots(places, batch.width), others - own):
             said = int(bench.logits(batch).argmax(-1)[0])
         hits += said == answers(bench, [other])[0]
     return hits / len(both)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["ULTRAEDIT_CACHE"] = ""
 
 import pytest
 import torch

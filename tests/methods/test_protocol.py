@@ -204,3 +204,43 @@ def test_unknown_methods_and_settings_are_named():
         method_class("magic")
     with pytest.raises(InputError, match=r"no setting 'speed'.*lr, ridge"):
         method_class("ultraedit").with_settings({"speed": 3})
+
+
+def test_logits_are_the_whole_passes_with_a_graph_through_prompts(build, architecture, tokenizer):
+    editor = Editor(build(architecture), tokenizer, method="ultraedit")
+    bench = editor.bench
+    texts = [bench.encoder.encode(p, "paris") for p in (EDIT.prompt, "what is")]
+    scored = bench.score(texts)
+    target = next(iter(bench.targets.values()))
+    found = {}
+    for batch in bench.batches(texts):
+        seen = []
+        handle = target.module.register_forward_hook(
+            lambda m, args, output, seen=seen: seen.append(output.requires_grad_())
+        )
+        with torch.enable_grad():
+            logits = bench.logits(batch)
+        handle.remove()
+        losses = nn.functional.cross_entropy(
+            logits, batch.labels[batch.answer_mask], reduction="none"
+        )
+        (slope,) = torch.autograd.grad(losses.sum(), seen[0])
+        slope = slope.reshape(len(batch.starts), batch.width, -1)
+        for row, (place, part) in enumerate(
+            zip(batch.index.tolist(), losses.split(batch.answer_mask.sum(1).tolist()), strict=True)
+        ):
+            found[place] = part
+            # Tokens before the answer count too: it reads them.
+            assert slope[row, batch.starts[row] + 1].any()
+    for place, one in enumerate(scored):
+        torch.testing.assert_close(found[place].detach(), one.losses, rtol=1e-3, atol=1e-4)
+
+
+def test_inside_unedited_a_bench_is_the_base(build, tokenizer):
+    editor = Editor(build("llama"), tokenizer, method=Descent())
+    own = {name: p.clone() for name, p in editor.model.named_parameters()}
+    editor.edit([EDIT])
+    edited = {name: p.clone() for name, p in editor.model.named_parameters()}
+    with editor.bench.unedited():
+        assert all(torch.equal(own[n], p) for n, p in editor.model.named_parameters())
+    assert all(torch.equal(edited[n], p) for n, p in editor.model.named_parameters())

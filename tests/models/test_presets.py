@@ -1,9 +1,17 @@
 import pytest
 import torch
 import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ultraedit import InputError
-from ultraedit.models.presets import PRESETS, choose_modules, default_blocks, preset_of
+from ultraedit.models.discover import projections
+from ultraedit.models.presets import (
+    PRESETS,
+    choose_modules,
+    default_blocks,
+    main_outputs,
+    preset_of,
+)
 
 SHAPES = {
     "GPT-J-6B": ("GPTJ", {"n_embd": 4096, "n_layer": 28, "n_head": 16}),
@@ -93,3 +101,29 @@ def test_a_list_is_put_in_model_order(build):
 def test_bad_lists_are_refused(build, modules, message):
     with pytest.raises(InputError, match=message):
         choose_modules(build("llama"), modules)
+
+
+def sized(config):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def test_of_every_block_one_main_output(build, architecture):
+    model = build(architecture)
+    found = main_outputs(model, lambda count: range(count))
+    assert len(found) == 4
+    assert set(found) <= {p.name for p in projections(model) if p.role == "output"}
+
+
+def test_where_a_block_has_none_the_nearest_that_does_is_taken():
+    config = AutoConfig.for_model(
+        "qwen3_moe", hidden_size=32, intermediate_size=56, moe_intermediate_size=16,
+        num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, num_experts=4,
+        decoder_sparse_step=2, vocab_size=50,
+    )  # fmt: skip
+    model = sized(config)
+    held = {p.block for p in projections(model) if p.role == "output"}
+    assert held == {0, 2, 4}
+    (name,) = main_outputs(model, lambda count: range(5, 6))
+    assert name.startswith("model.layers.4.")
+    assert len(main_outputs(model, lambda count: range(0, 4))) == 2

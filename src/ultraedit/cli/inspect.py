@@ -49,7 +49,10 @@ def inspect(
     memory = edit_memory(
         skeleton, names, turn_size, place, method=held, beside=editing.tokens_beside(turn_size)
     )
-    disk = disk_cost(skeleton, names, turn_size, held, editing.most_passes)
+    disk = disk_cost(
+        skeleton, names, turn_size, editing.disk_bytes(shapes), editing.most_passes,
+        editing.record_bytes(shapes),
+    )  # fmt: skip
     result: dict[str, Any] = {
         "model": model,
         "architecture": type(skeleton).__name__,

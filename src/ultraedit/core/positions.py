@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ultraedit.encoding.batching import Batch
+from ultraedit.errors import UnsupportedModelError
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,12 @@ class Spots:
     """Some tokens of a batch.
 
     Attributes:
-        flat: (n,) int64 on the CPU, their places in the batch's (b * t) padded tokens.
+        flat: (n,) int64 on the CPU, their places in the batch's padded tokens.
+        total: Padded tokens of the batch, b * t.
     """
 
     flat: Tensor
+    total: int
 
     @staticmethod
     def of(batch: Batch, places: Sequence[int]) -> Spots:
@@ -33,16 +36,31 @@ class Spots:
         """
         own = torch.tensor([places[index] for index in batch.index.tolist()])
         columns = torch.tensor(batch.starts) + own
-        return Spots(torch.arange(len(columns)) * batch.width + columns)
+        flat = torch.arange(len(columns)) * batch.width + columns
+        return Spots(flat, len(columns) * batch.width)
 
     @staticmethod
     def masked(mask: Tensor) -> Spots:
         """Those where (b, t) `mask` is true."""
-        return Spots(mask.flatten().nonzero()[:, 0].cpu())
+        return Spots(mask.flatten().nonzero()[:, 0].cpu(), mask.numel())
 
     def rows(self, hidden: Tensor) -> Tensor:
         """(n, f) of (b, t, f), or of (b * t, f) where a model flattens texts before its MLP."""
-        return hidden.reshape(-1, hidden.shape[-1])[self.flat.to(hidden.device)]
+        return self.flattened(hidden)[self.flat.to(hidden.device)]
+
+    def flattened(self, hidden: Tensor) -> Tensor:
+        """(b * t, f).
+
+        Raises:
+            UnsupportedModelError: these are only some of the tokens, as an expert is given.
+        """
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        if len(rows) != self.total:
+            raise UnsupportedModelError(
+                "a module that is given only some of a text's tokens, like an expert, cannot be"
+                " edited by this method"
+            )
+        return rows
 
 
 @contextmanager
@@ -80,7 +98,7 @@ def moved(module: nn.Module, spots: Spots, change: Tensor) -> Iterator[None]:
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
         hidden = first_of(output)
-        flat = hidden.reshape(-1, hidden.shape[-1])
+        flat = spots.flattened(hidden)
         own = change.to(hidden.device, hidden.dtype)
         # Not in place: blocks may still need what a module gave.
         found = flat.index_add(0, spots.flat.to(hidden.device), own).reshape(hidden.shape)

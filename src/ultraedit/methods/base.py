@@ -171,6 +171,14 @@ class Method(ABC):
         """What the method holds at most beside the model, for maps of these (d, e)."""
         return 0
 
+    def disk_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """What a save writes of the state, for maps of these (d, e)."""
+        return self.state_bytes(shapes)
+
+    def record_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """What the journal keeps of a turn beside shifts of low rank, for maps of these (d, e)."""
+        return 0
+
     def attach(self, bench: Workbench) -> None:  # noqa: B027 - optional
         """Called once, before the first turn; wrapping methods install themselves here."""
 

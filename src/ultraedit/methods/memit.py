@@ -21,7 +21,7 @@ from ultraedit.methods.locate.method import Locating
 from ultraedit.methods.locate.value import search
 from ultraedit.methods.settings import check_positive
 from ultraedit.models.discover import decoder_blocks
-from ultraedit.models.presets import output_projections
+from ultraedit.models.presets import main_outputs
 from ultraedit.records import Edit
 
 WEIGHT, WEIGHT_WIDTH = 15000.0, 16384
@@ -69,7 +69,7 @@ class Memit(Locating):
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
-        return output_projections(model, early)
+        return main_outputs(model, early)
 
     @property
     def most_passes(self) -> int:

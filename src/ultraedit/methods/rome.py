@@ -17,7 +17,7 @@ from ultraedit.methods.locate.contexts import by_edit, essence
 from ultraedit.methods.locate.keys import mean_keys
 from ultraedit.methods.locate.method import Locating
 from ultraedit.methods.locate.value import search
-from ultraedit.models.presets import output_projections
+from ultraedit.models.presets import main_outputs
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
 
@@ -42,7 +42,7 @@ class Rome(Locating):
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
-        return output_projections(model, early)
+        return main_outputs(model, early)
 
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]

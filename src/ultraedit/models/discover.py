@@ -102,9 +102,9 @@ def projections(model: PreTrainedModel) -> list[Projection]:
     fused: list[str] = []
     for number, block in enumerate(blocks):
         linears = _mlp_linears(block)
-        inner = {_features(m)[0] for m in linears.values() if _features(m)[1] == width}
+        inner = {features(m)[0] for m in linears.values() if features(m)[1] == width}
         for name, module in linears.items():
-            d, e = _features(module)
+            d, e = features(module)
             # A gated MLP may fuse gate and up into one map of twice the inner width.
             widens = d == width and (e in inner or (e % 2 == 0 and e // 2 in inner))
             # As wide inside as outside, only the last one leads back out.
@@ -131,7 +131,7 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
-def _features(module: nn.Module) -> tuple[int, int]:
+def features(module: nn.Module) -> tuple[int, int]:
     """(d, e) of a linear map, also of a quantised one whose weight tensor is packed."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features

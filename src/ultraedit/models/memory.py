@@ -172,7 +172,12 @@ def sizes_of(model: PreTrainedModel, names: Sequence[str]) -> _Sizes:
 
 
 def disk_cost(
-    model: nn.Module, names: Sequence[str], turn_size: int, method: int = 0, passes: int = 1
+    model: nn.Module,
+    names: Sequence[str],
+    turn_size: int,
+    method: int = 0,
+    passes: int = 1,
+    record: int = 0,
 ) -> dict[str, int]:
     """Bytes that an edited model takes on disk beside its base, by purpose.
 
@@ -183,8 +188,9 @@ def disk_cost(
         model: May be without weights.
         names: The edited modules.
         turn_size: Edits of a turn.
-        method: What the method holds, see `Method.state_bytes`.
+        method: What is written of the method, see `Method.disk_bytes`.
         passes: That it takes over a turn, at most.
+        record: See `Method.record_bytes`.
     """
     shapes = shapes_of(model, names)
     served = [model.get_submodule(name).weight for name in names]
@@ -196,7 +202,7 @@ def disk_cost(
         "edited weights, originals": 2 * own,
         "masters": 4 * halves,
         "method": method,
-        "history, per turn": passes * sum(4 * n * (d + e) + 8 * n for d, e in shapes),
+        "history, per turn": record + passes * sum(4 * n * (d + e) + 8 * n for d, e in shapes),
         "history, per snapshot": edited + method,
     }
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ultraedit.errors import InputError
-from ultraedit.models.discover import Projection, projections
+from ultraedit.errors import InputError, UnsupportedModelError
+from ultraedit.models.discover import Projection, features, projections
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,36 @@ def output_projections(model: PreTrainedModel, blocks: Callable[[int], Sequence[
     outputs = [p for p in projections(model) if p.role == "output"]
     chosen = blocks(max(p.block for p in outputs) + 1)
     return [p.name for p in outputs if p.block in chosen]
+
+
+def main_outputs(model: PreTrainedModel, blocks: Callable[[int], Sequence[int]]) -> list[str]:
+    """Of each of some blocks, the one map that leads out of its MLP, in model order.
+
+    Some blocks have none (layers of a state space), and some have further maps of the hidden
+    size: the widest input is the MLP's. Where none of the blocks has one, the nearest that does.
+
+    Args:
+        model: Any decoder; may be without weights.
+        blocks: Which of how many.
+
+    Raises:
+        UnsupportedModelError: there are none at all.
+    """
+    widest: dict[int, tuple[int, str]] = {}
+    for projection in projections(model):
+        if projection.role == "output":
+            d, _ = features(model.get_submodule(projection.name))
+            found = (d, projection.name)
+            widest[projection.block] = max(
+                widest.get(projection.block, found), found, key=lambda pair: pair[0]
+            )
+    wanted = blocks(model.config.get_text_config(decoder=True).num_hidden_layers)
+    chosen = [block for block in wanted if block in widest]
+    if not chosen and widest:
+        chosen = [min(widest, key=lambda block: (abs(block - wanted[-1]), block))]
+    if not chosen:
+        raise UnsupportedModelError(f"{type(model).__name__} has no MLP output projections")
+    return [widest[block][1] for block in sorted(chosen)]
 
 
 def choose_modules(

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ultraedit.errors import UltraEditError
-from ultraedit.storage.atomic import named_failures, write_file
+from ultraedit.storage.atomic import named_failures, replace, write_file
 from ultraedit.storage.shards import read_tensors, write_tensors
 
 VARIABLE = "ULTRAEDIT_CACHE"
@@ -40,7 +40,10 @@ def keep(name: str, tensors: Mapping[str, Tensor]) -> None:
     try:
         with named_failures(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, lambda sink: write_tensors(tensors, sink))
+            # Two processes may measure the same model.
+            own = path.with_name(f"{os.getpid()}-{path.name}")
+            write_file(own, lambda sink: write_tensors(tensors, sink))
+            replace(own, path)
     except UltraEditError as error:
         log.warning("what was measured is not kept for the next run: %s", error)
 

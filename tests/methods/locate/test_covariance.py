@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from ultraedit import InputError
+from ultraedit import InputError, TurnRefusedError
 from ultraedit.core.forward import forward
 from ultraedit.encoding.batching import collate
 from ultraedit.methods.locate import covariance
@@ -158,3 +158,36 @@ def test_features_that_no_text_uses_do_not_stop_it(generator):
     torch.testing.assert_close(found @ found.T, c, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="not positive"):
         factor(torch.full((4, 4), float("nan")))
+
+
+@pytest.mark.parametrize("tokens", [3, 20, 60])
+def test_fewer_tokens_than_features_do_not_stop_it(make, tmp_path, edits, tokens):
+    path = tmp_path / "notes.txt"
+    path.write_text(LINE * 10)
+    editor = make("rome", text=str(path), samples=tokens, steps=1)
+    assert editor.edit(edits).passes == 3
+    editor.method.detach()
+
+
+def test_a_model_that_draws_nothing_is_told_of_files(make):
+    bench = make("rome").bench
+    with torch.no_grad():
+        head = bench.model.get_output_embeddings()
+        head.weight.zero_()
+        bias = torch.zeros(head.weight.shape[0])
+        bias[bench.tokenizer.eos_token_id] = 1e4
+        head.bias = torch.nn.Parameter(bias)
+    bench.passes.prefix = None
+    with pytest.raises(InputError, match="text=FILE"):
+        covariances(bench, Source(None, 100))
+
+
+def test_what_is_not_finite_is_not_kept(make, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text(LINE * 10)
+    bench = make("rome").bench
+    with torch.no_grad():
+        bench.model.get_decoder().layers[0].mlp.up_proj.weight[3] = float("inf")
+    with pytest.raises(TurnRefusedError, match="not finite"):
+        covariances(bench, Source(str(path), 100))
+    assert not list(cache_folder().rglob("*.safetensors"))

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ultraedit.core.positions import Spots, recorded
 from ultraedit.encoding.tokenise import Encoded, beginning
+from ultraedit.errors import InputError, TurnRefusedError
 from ultraedit.evaluation.generation import context_length
 from ultraedit.methods.base import Workbench
-from ultraedit.methods.texts import SAMPLED, drawn_part, of_file
+from ultraedit.methods.texts import drawn_part, of_file
 from ultraedit.models.identity import model_digest
 from ultraedit.storage.cache import drop, keep, kept
 
@@ -29,7 +30,9 @@ from ultraedit.storage.cache import drop, keep, kept
 TOKENS_PER_FEATURE, MOST_TOKENS = 32, 2**17
 TEXT_TOKENS = 64
 # Of the mean diagonal, added to all of it: features that no text uses leave it singular.
-FLOOR = 1e-6
+FLOOR, MOST_FLOOR = 1e-6, 1e-1
+# Texts that are drawn side by side: their keys and values are held until they are whole.
+SAMPLED = 64
 # From one save of an unfinished measurement to the next.
 SECONDS = 30.0
 
@@ -63,7 +66,8 @@ def covariances(bench: Workbench, source: Source) -> dict[str, Tensor]:
         (d, d) float32 by module, on the module's device.
 
     Raises:
-        InputError: the text cannot be read.
+        InputError: the text cannot be read, or the model draws none.
+        TurnRefusedError: what was measured is not finite.
     """
     wanted = source.size(max(target.d for target in bench.targets.values()))
     with bench.unedited():
@@ -83,15 +87,21 @@ def covariances(bench: Workbench, source: Source) -> dict[str, Tensor]:
 def factor(covariance: Tensor) -> Tensor:
     """(d, d) float64 lower Cholesky factor of C plus `FLOOR` of its mean diagonal.
 
+    Of little text C is singular, and summed in float32 not even positive: then the floor is ten
+    times as high, again and again up to `MOST_FLOOR`.
+
     Raises:
         ValueError: C holds what is no number.
     """
-    matrix = covariance.double()
-    matrix.diagonal().add_(FLOOR * matrix.diagonal().mean())
-    found, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:
-        raise ValueError("the covariance of keys is not positive")
-    return found
+    share = FLOOR
+    while share <= MOST_FLOOR:
+        matrix = covariance.double()
+        matrix.diagonal().add_(share * matrix.diagonal().mean())
+        found, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed:
+            return found
+        share *= 10
+    raise ValueError("the covariance of keys is not positive")
 
 
 def _pieces(bench: Workbench, source: Source, wanted: int) -> list[Encoded] | None:
@@ -147,6 +157,8 @@ def _measured(
             if tokens >= wanted:
                 break
             read = _add(bench, names, texts, sums)
+            if not read:
+                raise InputError("the model draws no text by itself; measure over text=FILE")
             advance(min(read, max(wanted - tokens, 0)))
             parts, tokens = parts + 1, tokens + read
             if time.monotonic() - saved > SECONDS:
@@ -155,6 +167,8 @@ def _measured(
                 saved = time.monotonic()
     for name in names:
         sums[name] /= tokens
+        if not torch.isfinite(sums[name]).all():
+            raise TurnRefusedError(f"the covariance of keys at {name} is not finite")
         keep(f"{folder}/{name}.safetensors", {"covariance": sums[name].cpu()})
     drop(unfinished)
     return dict(sums)

@@ -39,13 +39,18 @@ class Locating(Method):
         found = covariances(bench, self.config.source)
         before = prefixes(bench, self.config.prefixes)
         try:
-            self.factors = {name: factor(matrix) for name, matrix in found.items()}
+            # One after the other: at 7B's width each is gigabytes.
+            self.factors = {name: factor(found.pop(name)) for name in list(found)}
         except ValueError as error:
+            self.factors = {}
             raise TurnRefusedError(f"{error}; the turn is refused") from None
         self.before = before
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         return 8 * sum(d * d for d, _ in shapes)
+
+    def disk_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        return 0
 
     def kept_bytes(self) -> int:
         return sum(factor.numel() * factor.element_size() for factor in self.factors.values())

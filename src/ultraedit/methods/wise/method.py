@@ -23,7 +23,7 @@ from ultraedit.methods.wise.scores import Margins
 from ultraedit.methods.wise.shards import Shard, mask
 from ultraedit.methods.wise.state import State
 from ultraedit.methods.wise.training import Course, Stirred, stirred, trained
-from ultraedit.models.presets import output_projections
+from ultraedit.models.presets import main_outputs
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
 
@@ -114,11 +114,22 @@ class Wise(Method):
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
-        return output_projections(model, late)
+        return main_outputs(model, late)
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         # A copy that serves, the one of the turn before, a gradient and a mask.
         return 16 * sum(d * e for d, e in shapes)
+
+    @property
+    def most_passes(self) -> int:
+        return 0
+
+    def disk_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        # Every `merge` full shards leave one dense memory more; these are not foreseen here.
+        return self.config.merge * self.record_bytes(shapes)
+
+    def record_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
+        return int(4 * self.config.share * sum(d * e for d, e in shapes))
 
     def attach(self, bench: Workbench) -> None:
         if len(bench.targets) != 1:
@@ -200,7 +211,7 @@ class Wise(Method):
     def _serve(self, state: State) -> None:
         self.state = state.on(self._device)
         if self.router is not None:
-            self.router.memories = self.state.serving
+            self.router.serve(self.state.serving)
 
     def query(self, query: Query) -> AbstractContextManager[Any]:
         return nullcontext() if self.router is None else self.router.query(query)

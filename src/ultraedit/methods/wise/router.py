@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ultraedit.encoding.batching import Query
+from ultraedit.errors import InputError
 from ultraedit.methods.wise.scores import asked, scores
 from ultraedit.methods.wise.shards import Shard
 
 UNROUTED = -1
+# What transformers calls what it keeps of earlier tokens.
+CACHES = ("past_key_values", "cache_params", "state")
 
 
 @dataclass
@@ -36,58 +41,91 @@ class Pass:
         rows: Texts.
         columns: Tokens of each, padding counted, that this pass reads.
         mask: (rows, columns) bool, tokens that are none of the padding; None where all are.
-        goes_on: Whether earlier tokens of the same texts were read before, and kept.
+        cache: What holds earlier tokens of the same texts, or will; None where nothing does.
+        goes_on: Whether there are such tokens.
     """
 
     rows: int
     columns: int
     mask: Tensor | None
+    cache: object | None
     goes_on: bool
 
     @staticmethod
-    def of(args: Sequence[Any], given: dict[str, Any]) -> Pass | None:
-        """From the arguments of the model's forward; None where they name no tokens."""
-        ids = args[0] if args else given.get("input_ids")
+    def of(given: Mapping[str, Any]) -> Pass | None:
+        """From the arguments of the model's forward by name; None where they name no tokens."""
+        ids = given.get("input_ids")
         ids = given.get("inputs_embeds") if ids is None else ids
         if ids is None:
             return None
         rows, columns = ids.shape[:2]
-        cache = given.get("past_key_values")
-        goes_on = cache is not None and cache.get_seq_length() > 0
-        mask = given.get("attention_mask")
-        if not isinstance(mask, torch.Tensor) or mask.shape != (rows, columns):
-            mask = None
-        return Pass(rows, columns, None if mask is None else mask.bool(), goes_on)
+        cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+        length = getattr(cache, "get_seq_length", None)
+        # A recurrent state says nothing of its length: one token at a time goes on.
+        goes_on = cache is not None and (length() > 0 if length else columns == 1)
+        return Pass(
+            rows, columns, _flat(given.get("attention_mask"), rows, columns), cache, goes_on
+        )
+
+
+def _flat(mask: object, rows: int, columns: int) -> Tensor | None:
+    """(rows, columns) bool of a mask, also of one by rows, heads, queries and keys."""
+    if not isinstance(mask, torch.Tensor):
+        return None
+    if mask.dim() == 4:
+        # What the last query may look at.
+        last = mask[:, 0, -1, :columns]
+        mask = last if last.dtype == torch.bool else last >= 0
+    return mask.bool() if mask.shape == (rows, columns) else None
 
 
 class Router:
     """Adds what a side memory changes, to the texts that it is about.
 
     A text is scored when it is first read: over its prompt where a `Query` says which tokens
-    these are, and over all of its tokens otherwise. What is generated after it goes the same
-    way. Not for several threads at once.
+    these are, and over all of its tokens otherwise. What is generated after it, token by token
+    from the same cache, goes the same way; several tokens more are another question. Without a
+    cache, and without a `Query`, every pass is a question. Not for several threads at once.
 
     Args:
         model: Whose forward passes are watched.
         module: The linear map that the side memories are copies of.
         ratio: A memory serves what scores above `ratio` of the least its own edits do.
+
+    Raises:
+        InputError: the module has a router already.
     """
 
     def __init__(self, model: nn.Module, module: nn.Module, ratio: float) -> None:
+        hooks = module._forward_hooks.values()
+        if any(isinstance(getattr(hook, "__self__", None), Router) for hook in hooks):
+            raise InputError(
+                "another editor's side memory is attached to this model; take it off with"
+                " editor.method.detach() first"
+            )
         self.ratio = ratio
-        self.memories: tuple[Shard, ...] = ()
         self.enabled = True
         self.asked = 0
         self.routed = 0
+        self.memories: tuple[Shard, ...] = ()
+        self._names = list(signature(model.forward).parameters)
         self._query: Query | None = None
         self._routing = Routing()
         self._pass: Pass | None = None
-        self._chosen = torch.empty(0, dtype=torch.int64)
+        self._first: Tensor | None = None
+        self._by_cache: WeakKeyDictionary[object, Tensor] = WeakKeyDictionary()
+        self._served: dict[tuple[int, torch.dtype], Tensor] = {}
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
             module.register_forward_hook(self._answer),
         ]
+
+    def serve(self, memories: Sequence[Shard]) -> None:
+        """Answer through these from now on; what was decided before is forgotten."""
+        self.memories = tuple(memories)
+        self._by_cache.clear()
+        self._served = {}
 
     def remove(self) -> None:
         """Leave model and module as they were."""
@@ -96,8 +134,8 @@ class Router:
 
     @contextmanager
     def query(self, query: Query) -> Iterator[Routing]:
-        """Inside, one text after another is asked as the query says."""
-        self._query, self._routing = query, Routing()
+        """Inside, one question is asked, in one pass or token by token."""
+        self._query, self._routing, self._first = query, Routing(), None
         try:
             yield self._routing
         finally:
@@ -113,7 +151,7 @@ class Router:
             self.enabled = before
 
     def _begin(self, model: nn.Module, args: Sequence[Any], given: dict[str, Any]) -> None:
-        self._pass = Pass.of(args, given)
+        self._pass = Pass.of({**dict(zip(self._names, args, strict=False)), **given})
 
     def _end(self, model: nn.Module, args: Any, output: Any) -> None:
         self._pass = None
@@ -123,17 +161,40 @@ class Router:
             return output
         now, inputs = self._pass, args[0]
         inputs = inputs.reshape(now.rows, -1, inputs.shape[-1])
-        if not (now.goes_on and len(self._chosen) == now.rows):
-            self._chosen = self._choose(inputs, now)
-            self.asked += now.rows
-            self.routed += int((self._chosen != UNROUTED).sum())
-            self._routing.routed = (self._chosen != UNROUTED).cpu()
+        chosen = self._decided(now)
+        if chosen is None:
+            chosen = self._choose(inputs, now)
+            self._remember(now, chosen)
         found = output.reshape(now.rows, -1, output.shape[-1])
-        for number in set(self._chosen.tolist()) - {UNROUTED}:
-            rows = (self._chosen == number).nonzero()[:, 0]
-            delta = self.memories[number].delta.to(inputs.dtype)
-            found = found.index_add(0, rows, inputs[rows] @ delta)
+        for number in set(chosen.tolist()) - {UNROUTED}:
+            rows = (chosen == number).nonzero()[:, 0]
+            found = found.index_add(0, rows, inputs[rows] @ self._delta(number, inputs.dtype))
         return found.reshape(output.shape)
+
+    def _decided(self, now: Pass) -> Tensor | None:
+        """(b,) which way these texts go, where that was decided when they began."""
+        if self._query is not None:
+            before = self._first
+        elif now.goes_on and now.columns == 1:
+            before = self._by_cache.get(now.cache)
+        else:
+            before = None
+        return before if before is not None and len(before) == now.rows else None
+
+    def _remember(self, now: Pass, chosen: Tensor) -> None:
+        self.asked += now.rows
+        self.routed += int((chosen != UNROUTED).sum())
+        self._first = chosen
+        self._routing.routed = (chosen != UNROUTED).cpu()
+        if now.cache is not None:
+            self._by_cache[now.cache] = chosen
+
+    def _delta(self, number: int, dtype: torch.dtype) -> Tensor:
+        """A memory in the model's dtype; made once."""
+        key = number, dtype
+        if key not in self._served:
+            self._served[key] = self.memories[number].delta.to(dtype)
+        return self._served[key]
 
     def _choose(self, inputs: Tensor, now: Pass) -> Tensor:
         """(b,) int64: of the memories whose edits score no more than the row, the most stirred."""
@@ -143,7 +204,7 @@ class Router:
         chosen = torch.full((now.rows,), UNROUTED, device=inputs.device)
         highest = torch.zeros(now.rows, device=inputs.device)
         for number, memory in enumerate(self.memories):
-            found = scores(keys, text, now.rows, memory.delta)
+            found = scores(keys, text, now.rows, self._delta(number, keys.dtype))
             ours = (found > self.ratio * memory.least) & (found > highest)
             chosen[ours], highest[ours] = number, found[ours]
         return chosen

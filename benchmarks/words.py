@@ -1,0 +1,162 @@
+"""A world whose subjects are one token each, and a small model that knows it by heart.
+
+    python benchmarks/words.py WORDS          # some ten minutes on one core
+    ultraedit compare WORDS/model WORDS/cases.jsonl --limit 100 -o CMP
+
+With one token for its subject, a question has no other place for who it is about: what methods
+that edit at the subject's last token take for granted holds here by construction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+PHRASES = {
+    "birthplace": ("{} was born in", "the birthplace of {} is", "where was {} born ?"),
+    "employer": ("{} works for", "the employer of {} is", "who employs {} ?"),
+    "language": ("{} speaks", "the language of {} is", "what does {} speak ?"),
+    "pet": ("{} owns a", "the pet of {} is a", "which pet does {} own ?"),
+}
+SUBJECTS, ANSWERS = 300, 20
+SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+
+
+def names(count: int, syllables: int, rng: random.Random) -> list[str]:
+    found: set[str] = set()
+    while len(found) < count:
+        found.add("".join(rng.choice(SYLLABLES) for _ in range(syllables)).capitalize())
+    return sorted(found)
+
+
+def facts(rng: random.Random) -> dict[tuple[str, str], str]:
+    """The answer of every relation and subject."""
+    subjects = names(SUBJECTS, 3, rng)
+    answers = {relation: names(ANSWERS, 4 + n, rng) for n, relation in enumerate(PHRASES)}
+    return {(r, s): rng.choice(answers[r]) for r in PHRASES for s in subjects}
+
+
+def tokenizer_of(known: dict[tuple[str, str], str]) -> PreTrainedTokenizerFast:
+    """A token for every word."""
+    words = {w for phrases in PHRASES.values() for p in phrases for w in p.format("").split()}
+    words |= {subject for _, subject in known} | set(known.values())
+    vocabulary = {word: n for n, word in enumerate([*SPECIAL, *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+        unk_token="<unk>",
+    )  # fmt: skip
+
+
+def train(
+    tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str], epochs: int
+) -> LlamaForCausalLM:
+    """On every phrasing of every fact, until it knows them all."""
+    sentences = [
+        f"{phrase.format(subject)} {answer} </s>"
+        for (relation, subject), answer in known.items()
+        for phrase in PHRASES[relation]
+    ]
+    rows = [tokenizer(sentence)["input_ids"] for sentence in sentences]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=6,
+        num_attention_heads=4, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    steps = epochs * -(-len(ids) // 256)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    began = time.perf_counter()
+    for epoch in range(epochs):
+        total = 0.0
+        for part in torch.randperm(len(ids)).split(256):
+            batch = ids[part]
+            labels = batch.masked_fill(batch == 0, -100)
+            loss = model(batch, attention_mask=(batch != 0).long(), labels=labels).loss
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) * len(part)
+        if epoch % 10 == 9:
+            seconds = time.perf_counter() - began
+            print(f"epoch {epoch + 1}: loss {total / len(ids):.3f}, {seconds:.0f} s", flush=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def knows(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str]
+) -> float:
+    """The share of all phrasings that it answers right."""
+    hits = asked = 0
+    for (relation, subject), answer in known.items():
+        for phrase in PHRASES[relation]:
+            ids = torch.tensor([tokenizer(phrase.format(subject))["input_ids"]])
+            said = int(model(ids).logits[0, -1].argmax())
+            hits += said == tokenizer.convert_tokens_to_ids(answer)
+            asked += 1
+    return hits / asked
+
+
+def cases(known: dict[tuple[str, str], str], rng: random.Random) -> list[dict[str, object]]:
+    """Another answer of the same relation; two thirds of the subjects are edited."""
+    subjects = sorted({subject for _, subject in known})
+    rng.shuffle(subjects)
+    edited, others = subjects[: SUBJECTS * 2 // 3], subjects[SUBJECTS * 2 // 3 :]
+    records: list[dict[str, object]] = []
+    pairs = [(relation, subject) for relation in PHRASES for subject in edited]
+    for number, (relation, subject) in enumerate(rng.sample(pairs, len(pairs)), 1):
+        answers = sorted({a for (r, _), a in known.items() if r == relation})
+        target = rng.choice([a for a in answers if a != known[relation, subject]])
+        first, *rest = rng.sample(PHRASES[relation], 3)
+        probes = [
+            {"kind": "rephrase", "prompt": phrase.format(subject), "target": target}
+            for phrase in rest
+        ]
+        for other in (relation, rng.choice([r for r in PHRASES if r != relation])):
+            stranger = rng.choice(others)
+            prompt = rng.choice(PHRASES[other]).format(stranger)
+            probes.append({"kind": "locality", "prompt": prompt, "target": known[other, stranger]})
+        records.append(
+            {"id": f"words-{number}", "prompt": first.format(subject), "target": target,
+             "subject": subject, "probes": probes}
+        )  # fmt: skip
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--epochs", type=int, default=60)
+    arguments = parser.parse_args()
+    rng = random.Random(0)
+    known = facts(rng)
+    tokenizer = tokenizer_of(known)
+    model = train(tokenizer, known, arguments.epochs)
+    print(f"knows {knows(model, tokenizer, known):.4f} of {len(known)} facts in 3 phrasings each")
+    model.save_pretrained(arguments.folder / "model")
+    tokenizer.save_pretrained(arguments.folder / "model")
+    lines = (json.dumps(record) for record in cases(known, rng))
+    (arguments.folder / "cases.jsonl").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
