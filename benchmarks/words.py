@@ -1,11 +1,10 @@
 """A world whose subjects are one token each, and a small model that knows it by heart.
 
-    python benchmarks/words.py WORDS --local 3         # some minutes on one core
+    python benchmarks/words.py WORDS          # some ten minutes on one core
+    python benchmarks/tracing.py WORDS/model WORDS/cases.jsonl -n 10 --pairs 30
     ultraedit compare WORDS/model WORDS/cases.jsonl --limit 100 -o CMP
 
-With `--local N` the first N blocks see two tokens at a time, so that a question can be answered
-only from what they have made of its subject at the subject: what methods that edit at a
-subject's last token take for granted then holds by construction. Without, it is as it comes.
+A question names its subject by a single token here, so nothing is spread over several.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PHRASES = {
@@ -28,7 +27,6 @@ PHRASES = {
     "pet": ("{} owns a", "the pet of {} is a", "which pet does {} own ?"),
 }
 SUBJECTS, ANSWERS = 300, 20
-BLOCKS = 6
 SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 
@@ -63,8 +61,8 @@ def tokenizer_of(known: dict[tuple[str, str], str]) -> PreTrainedTokenizerFast:
 
 
 def train(
-    tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str], epochs: int, local: int
-) -> Qwen2ForCausalLM:
+    tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str], epochs: int
+) -> LlamaForCausalLM:
     """On every phrasing of every fact, until it knows them all."""
     sentences = [
         f"{phrase.format(subject)} {answer} </s>"
@@ -75,13 +73,12 @@ def train(
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=BLOCKS,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, bos_token_id=1,
-        eos_token_id=2, pad_token_id=0, use_sliding_window=local > 0, sliding_window=2,
-        layer_types=["sliding_attention"] * local + ["full_attention"] * (BLOCKS - local),
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=6,
+        num_attention_heads=4, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
     )  # fmt: skip
-    model = Qwen2ForCausalLM(config)
+    model = LlamaForCausalLM(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     steps = epochs * -(-len(ids) // 256)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
@@ -106,7 +103,7 @@ def train(
 
 @torch.no_grad()
 def knows(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str]
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str]
 ) -> float:
     """The share of all phrasings that it answers right."""
     hits = asked = 0
@@ -148,13 +145,12 @@ def cases(known: dict[tuple[str, str], str], rng: random.Random) -> list[dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--local", type=int, default=0, help="blocks that see two tokens")
+    parser.add_argument("--epochs", type=int, default=60)
     arguments = parser.parse_args()
     rng = random.Random(0)
     known = facts(rng)
     tokenizer = tokenizer_of(known)
-    model = train(tokenizer, known, arguments.epochs, arguments.local)
+    model = train(tokenizer, known, arguments.epochs)
     print(f"knows {knows(model, tokenizer, known):.4f} of {len(known)} facts in 3 phrasings each")
     model.save_pretrained(arguments.folder / "model")
     tokenizer.save_pretrained(arguments.folder / "model")
