@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ultraedit.errors import InputError, UltraEditError
+from ultraedit.errors import InputError
 from ultraedit.storage.atomic import TEMPORARY, named_failures, sync_folder, write_file
+from ultraedit.storage.lock import hold
 
 LOCK = ".lock"
 RUNS = "runs"
@@ -105,12 +105,7 @@ def held(out: str | Path) -> Iterator[Folder]:
             sync_folder(out.parent)
         stream = open(out / LOCK, "ab")  # noqa: SIM115 - closed below, after the caller's block
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UltraEditError(f"{out} is in use by another process") from error
-        except OSError as error:
-            raise UltraEditError(f"cannot lock {out}: {error.strerror}") from error
+        hold(stream, out)
         folder = Folder(out, stream.fileno())
         try:
             yield folder

@@ -6,6 +6,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from ultraedit.errors import UltraEditError
 from ultraedit.storage.atomic import named_failures, sync_folder
@@ -35,17 +36,26 @@ def lock(out: str | Path) -> Iterator[None]:
             sync_folder(out.parent)
         stream = open(layout.lock, "ab")  # noqa: SIM115 - closed below, after the caller's block
     with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UltraEditError(f"{out} is in use by another process") from error
-        except OSError as error:
-            raise UltraEditError(f"cannot lock {out}: {error.strerror}") from error
+        hold(stream, out)
         try:
             yield
         finally:
             if not is_edited_model(out):
                 _leave_no_trace(layout, created)
+
+
+def hold(stream: BinaryIO, out: Path) -> None:
+    """Lock an open file for this process and those that inherit it.
+
+    Raises:
+        UltraEditError: another process holds it; `out` is what it stands for.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UltraEditError(f"{out} is in use by another process") from error
+    except OSError as error:
+        raise UltraEditError(f"cannot lock {out}: {error.strerror}") from error
 
 
 def _leave_no_trace(layout: Layout, created: bool) -> None:

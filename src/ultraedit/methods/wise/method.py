@@ -185,17 +185,17 @@ class Wise(Method):
         own = mask(target.d, target.e, live.share, live.number).to(self._device)
         lr = 1.0 if config.lr == "auto" else float(config.lr)
         course = Course(lr, config.steps, config.bound, config.margins, state.unit, config.enough)
-        delta = live.delta
+        delta, least = live.delta, live.least
+        seen: list[Stirred] = []
         draw = random.Random(live.edits + live.number * config.shard_edits)
         for first in range(0, len(texts), config.batch):
             batch = texts[first : first + config.batch]
-            inside = stirred(bench, target.module, batch)
+            seen.append(stirred(bench, target.module, batch))
             others = together(draw.sample(outside, min(len(batch), len(outside))))
-            delta = trained(bench, target.module, delta, own, batch, inside, others, course)
-        least = float(stirred(bench, target.module, texts).scores(delta).min())
-        return replace(
-            live, delta=delta, least=min(live.least, least), edits=live.edits + len(texts)
-        )
+            delta = trained(bench, target.module, delta, own, batch, seen[-1], others, course)
+        # Of the copy as the turn leaves it: later edits move what earlier ones scored.
+        least = min(least, *(float(one.scores(delta).min()) for one in seen))
+        return replace(live, delta=delta, least=least, edits=live.edits + len(texts))
 
     def _others(self, bench: Workbench, target: Target) -> list[Stirred]:
         """What the module sees of texts that no edit is about, one by one."""
@@ -244,9 +244,7 @@ def linear(target: Target, inputs: Tensor) -> Tensor:
 
 
 def together(texts: Sequence[Stirred]) -> Stirred:
-    """Several as one."""
-    if not texts:
-        return Stirred(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), 0)
+    """Several single texts as one; at least one."""
     numbers = [torch.full_like(text.text, place) for place, text in enumerate(texts)]
     return Stirred(torch.cat([t.inputs for t in texts]), torch.cat(numbers), len(texts))
 

@@ -67,7 +67,10 @@ class Stirred:
 def stirred(
     bench: Workbench, module: nn.Module, texts: Sequence[Encoded], whole: bool = False
 ) -> Stirred:
-    """What the module sees at every token of the prompts; of the `whole` texts if asked."""
+    """What the module sees at every token of the prompts; of the `whole` texts if asked.
+
+    There has to be at least one text.
+    """
     inputs, owners = [], []
     for batch in bench.batches(texts):
         ends = batch.prompt_end
@@ -78,10 +81,7 @@ def stirred(
             bench.logits(batch)
         inputs.append(seen[""][0])
         owners.append(batch.index[mask.cpu().nonzero()[:, 0]])
-    device = inputs[0].device if inputs else None
-    if not inputs:
-        return Stirred(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), 0)
-    return Stirred(torch.cat(inputs), torch.cat(owners).to(device), len(texts))
+    return Stirred(torch.cat(inputs), torch.cat(owners).to(inputs[0].device), len(texts))
 
 
 def trained(
