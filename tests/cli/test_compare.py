@@ -37,10 +37,11 @@ INTERRUPT_THE_COMPARISON = """
             while signal.getsignal(signal.SIGINT) is before:
                 time.sleep(0.01)
 """
+# A process that is killed gives its children away before it closes its pipes, so the turn waits
+# for word that it has ended.
 KILL_THE_COMPARISON = """
-            comparison = os.getppid()
-            os.kill(comparison, signal.SIGKILL)
-            while os.getppid() == comparison:
+            os.kill(os.getppid(), signal.SIGKILL)
+            while not os.path.exists({mark!r} + "-and-over"):
                 time.sleep(0.01)
 """
 
@@ -52,7 +53,8 @@ def acting(tmp_path, monkeypatch):
     def arm(turn, act):
         folder = tmp_path / "site"
         folder.mkdir()
-        code = ACTS.format(mark=str(tmp_path / "acted"), turn=turn, act=act.strip())
+        mark = str(tmp_path / "acted")
+        code = ACTS.format(mark=mark, turn=turn, act=act.strip().format(mark=mark))
         (folder / "sitecustomize.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
@@ -226,7 +228,10 @@ def test_where_the_comparison_is_killed_its_run_saves_and_ends(
     out = tmp_path / "out"
     acting(1, KILL_THE_COMPARISON)
     command = ("compare", base, facts, "--methods", "ultraedit", "-o", out, *SETTINGS)
-    assert run(*command).returncode == -9
+    try:
+        assert run(*command).returncode == -9
+    finally:
+        (tmp_path / "acted-and-over").touch()
     with open(out / ".lock") as lock:
         # Held by the run as long as it is at work.
         fcntl.flock(lock, fcntl.LOCK_EX)
