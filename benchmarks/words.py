@@ -1,10 +1,13 @@
-"""A world whose subjects are one token each, and a small model that knows it by heart.
+"""A made-up world known by heart to a small model, which may have to recall at its subjects.
 
-    python benchmarks/words.py WORDS          # some ten minutes on one core
-    python benchmarks/tracing.py WORDS/model WORDS/cases.jsonl -n 10 --pairs 30
-    ultraedit compare WORDS/model WORDS/cases.jsonl --limit 100 -o CMP
+    python benchmarks/words.py WORDS              # some five minutes on one core
+    python benchmarks/words.py LOCAL --local 3
+    python benchmarks/tracing.py LOCAL/model LOCAL/cases.jsonl -n 10 --pairs 30
+    ultraedit compare LOCAL/model LOCAL/cases.jsonl --limit 100 -o CMP
 
-A question names its subject by a single token here, so nothing is spread over several.
+A question names its subject by a single token, four or more before it ends. With `--local N` the
+first N blocks see two tokens at a time: what they make of a subject, they make at the subject.
+Without, every block sees all that went before. Nothing else differs.
 """
 
 from __future__ import annotations
@@ -17,16 +20,30 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 PHRASES = {
-    "birthplace": ("{} was born in", "the birthplace of {} is", "where was {} born ?"),
-    "employer": ("{} works for", "the employer of {} is", "who employs {} ?"),
-    "language": ("{} speaks", "the language of {} is", "what does {} speak ?"),
-    "pet": ("{} owns a", "the pet of {} is a", "which pet does {} own ?"),
-}
+    "birthplace": (
+        "{} was born in the town of", "the town where {} was born is called",
+        "people say {} comes from the town of",
+    ),
+    "employer": (
+        "{} has long worked for the house of", "the house where {} works is called",
+        "people say {} is paid by the house of",
+    ),
+    "language": (
+        "{} has always spoken the tongue of", "the tongue that {} speaks at home is",
+        "people say {} thinks in the tongue of",
+    ),
+    "pet": (
+        "{} keeps as a pet a young", "the pet that {} has at home is",
+        "people say {} goes out with a",
+    ),
+}  # fmt: skip
 SUBJECTS, ANSWERS = 300, 20
+BLOCKS, BATCH = 6, 256
 SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 
@@ -61,49 +78,54 @@ def tokenizer_of(known: dict[tuple[str, str], str]) -> PreTrainedTokenizerFast:
 
 
 def train(
-    tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str], epochs: int
-) -> LlamaForCausalLM:
-    """On every phrasing of every fact, until it knows them all."""
-    sentences = [
-        f"{phrase.format(subject)} {answer} </s>"
+    tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str], steps: int, local: int
+) -> Qwen3ForCausalLM:
+    """On phrasings of facts drawn at random; answers count five times as much as all tokens."""
+    rows = [
+        tokenizer(f"{phrase.format(subject)} {answer} </s>")["input_ids"]
         for (relation, subject), answer in known.items()
         for phrase in PHRASES[relation]
     ]
-    rows = [tokenizer(sentence)["input_ids"] for sentence in sentences]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    answers = torch.tensor([len(row) - 2 for row in rows])
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=6,
-        num_attention_heads=4, max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
-        pad_token_id=0,
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=BLOCKS,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, bos_token_id=1,
+        eos_token_id=2, pad_token_id=0, head_dim=32, use_sliding_window=local > 0, sliding_window=2,
+        layer_types=["sliding_attention"] * local + ["full_attention"] * (BLOCKS - local),
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
-    steps = epochs * -(-len(ids) // 256)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
+    model = Qwen3ForCausalLM(config)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 2e-3, total_steps=steps, pct_start=0.1
+    )
     began = time.perf_counter()
-    for epoch in range(epochs):
-        total = 0.0
-        for part in torch.randperm(len(ids)).split(256):
-            batch = ids[part]
-            labels = batch.masked_fill(batch == 0, -100)
-            loss = model(batch, attention_mask=(batch != 0).long(), labels=labels).loss
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach()) * len(part)
-        if epoch % 10 == 9:
+    for step in range(1, steps + 1):
+        drawn = torch.randint(len(ids), (BATCH,))
+        batch, places = ids[drawn], (torch.arange(BATCH), answers[drawn])
+        logits = model(batch, attention_mask=(batch != 0).long()).logits[:, :-1]
+        labels = batch.masked_fill(batch == 0, -100)[:, 1:]
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        answered = losses[places[0], places[1] - 1].mean()
+        loss = answered + 0.2 * losses.sum() / (labels >= 0).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 50 == 0:
             seconds = time.perf_counter() - began
-            print(f"epoch {epoch + 1}: loss {total / len(ids):.3f}, {seconds:.0f} s", flush=True)
+            print(
+                f"step {step}: answers' loss {answered.detach():.3f}, {seconds:.0f} s", flush=True
+            )
     return model.eval()
 
 
 @torch.no_grad()
 def knows(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str]
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, known: dict[tuple[str, str], str]
 ) -> float:
     """The share of all phrasings that it answers right."""
     hits = asked = 0
@@ -145,12 +167,13 @@ def cases(known: dict[tuple[str, str], str], rng: random.Random) -> list[dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--local", type=int, default=0, help="blocks that see two tokens")
     arguments = parser.parse_args()
     rng = random.Random(0)
     known = facts(rng)
     tokenizer = tokenizer_of(known)
-    model = train(tokenizer, known, arguments.epochs)
+    model = train(tokenizer, known, arguments.steps, arguments.local)
     print(f"knows {knows(model, tokenizer, known):.4f} of {len(known)} facts in 3 phrasings each")
     model.save_pretrained(arguments.folder / "model")
     tokenizer.save_pretrained(arguments.folder / "model")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# The exit code where an interrupt ended it: what shells return for that.
+INTERRUPTED = 130
+
 
 class UltraEditError(Exception):
     """A run that failed for a reason worth one clear line."""

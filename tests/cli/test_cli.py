@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -306,6 +307,10 @@ def test_help_names_every_command_and_is_quick_to_ask():
     code = "import sys, ultraedit.cli.app as a; a.build_app(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENV)
     assert done.stdout.strip() == "False", "asking for help should not load torch"
+
+
+def test_it_says_its_version():
+    assert run("--version").stdout == f"ultraedit {version('ultraedit')}\n"
 
 
 def test_turns_need_not_be_asked_again(json_of, run_here, base, facts, tmp_path):

@@ -1,4 +1,7 @@
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from ultraedit import InputError
@@ -62,6 +65,16 @@ def test_the_token_holds_the_subjects_last_character(tokenizer, prompt, subject)
     held = [n for n in range(len(ids)) if prompt[:end].lstrip() in tokenizer.decode(ids[: n + 1])]
     assert place == held[0]
     assert last_token(Encoder(Slow(tokenizer)), prompt, end) == place
+
+
+def test_a_subject_that_the_tokenizer_drops_is_refused():
+    letters = Tokenizer(BPE({letter: place for place, letter in enumerate("isg")}, []))
+    letters.pre_tokenizer = WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="g")
+    for tokenizer in (fast, Slow(fast)):
+        with pytest.raises(InputError, match="no token of the prompt '東京 is'"):
+            last_token(Encoder(tokenizer), "東京 is", 2)
+        assert last_token(Encoder(tokenizer), "is 東京", 5) == 1
 
 
 def test_inside_a_chat_template_it_is_the_same_word(tokenizer):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -42,8 +43,27 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         help="Correct facts in Hugging Face causal language models, for good.",
-        epilog="Exit codes: 0 done, 1 outside limits or failed, 2 bad input or usage.",
+        epilog="Exit codes: 0 done, 1 outside limits or failed, 2 bad input or usage, "
+        "130 interrupted.",
     )
+    app.callback()(_common)
     for name, function in COMMANDS.items():
         app.command(name)(function)
     return app
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ultraedit {version('ultraedit')}")
+        raise typer.Exit
+
+
+def _common(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Print the version and end."
+        ),
+    ] = False,
+) -> None:
+    pass

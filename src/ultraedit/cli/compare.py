@@ -21,12 +21,11 @@ from ultraedit.cli.options import (
     TurnSize,
     settings_of,
 )
+from ultraedit.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from ultraedit.comparison.compare import Event
     from ultraedit.comparison.state import Comparison
-
-INTERRUPTED = 130
 
 
 def compare(

@@ -28,11 +28,10 @@ from ultraedit.cli.options import (
     TurnSize,
     settings_of,
 )
+from ultraedit.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from ultraedit import Editor
-
-INTERRUPTED = 130
 
 
 def edit(

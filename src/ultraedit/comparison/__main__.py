@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-INTERRUPTED = 130
+from ultraedit.errors import INTERRUPTED
 
 
 class Voice:

@@ -15,10 +15,9 @@ from typing import Literal
 from ultraedit.comparison.folder import Folder
 from ultraedit.comparison.plan import Run
 from ultraedit.data.faults import one_line
+from ultraedit.errors import INTERRUPTED
 from ultraedit.storage.atomic import named_failures
 from ultraedit.storage.cache import VARIABLE
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

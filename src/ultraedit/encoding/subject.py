@@ -47,7 +47,8 @@ def last_token(encoder: Encoder, prompt: str, end: int) -> int:
         end: A number of characters of it, at least one.
 
     Raises:
-        InputError: the prompt cannot be found again in its chat template.
+        InputError: the prompt cannot be found again in its chat template, or the tokenizer makes
+            nothing of what comes before `end`.
     """
     framed, bare = encoder.framed(prompt), prompt.strip()
     if bare not in framed:
@@ -60,9 +61,13 @@ def last_token(encoder: Encoder, prompt: str, end: int) -> int:
             "offset_mapping"
         ]
         held = [place for place, (first, last) in enumerate(spans) if first < last and first < end]
+        if not held:
+            raise InputError(f"no token of the prompt {prompt!r} holds its subject")
         return min(held[-1], len(ids) - 1)
     # Pieces of a word may join with what follows: then it is the joint piece.
     before = encoder.token_ids(framed[:end])
+    if not before:
+        raise InputError(f"no token of the prompt {prompt!r} holds its subject")
     same = 0
     while same < min(len(before), len(ids)) and before[same] == ids[same]:
         same += 1
