@@ -1,12 +1,12 @@
 """A made-up world known by heart to a small model, which may have to recall at its subjects.
 
     python benchmarks/words.py WORDS              # some five minutes on one core
-    python benchmarks/words.py LOCAL --local 3
+    python benchmarks/words.py LOCAL --local 4
     python benchmarks/tracing.py LOCAL/model LOCAL/cases.jsonl -n 10 --pairs 30
     ultraedit compare LOCAL/model LOCAL/cases.jsonl --limit 100 -o CMP
 
 A question names its subject by a single token, four or more before it ends. With `--local N` the
-first N blocks see two tokens at a time: what they make of a subject, they make at the subject.
+first N blocks see one token at a time: what they make of a subject, they make at the subject.
 Without, every block sees all that went before. Nothing else differs.
 """
 
@@ -93,7 +93,7 @@ def train(
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=BLOCKS,
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, bos_token_id=1,
-        eos_token_id=2, pad_token_id=0, head_dim=32, use_sliding_window=local > 0, sliding_window=2,
+        eos_token_id=2, pad_token_id=0, head_dim=32, use_sliding_window=local > 0, sliding_window=1,
         layer_types=["sliding_attention"] * local + ["full_attention"] * (BLOCKS - local),
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--local", type=int, default=0, help="blocks that see two tokens")
+    parser.add_argument("--local", type=int, default=0, help="blocks that see one token at a time")
     arguments = parser.parse_args()
     rng = random.Random(0)
     known = facts(rng)

@@ -6,11 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from ultraedit import Editor
+from ultraedit.cli.compare import _watched
+from ultraedit.comparison.compare import Event
 from ultraedit.comparison.folder import held
+from ultraedit.comparison.plan import Run
 
 SETTINGS = ("--turn-size", "2", "--set", "ultraedit.lr=0.05")
 # What a run's process does to its comparison's, or to itself, before a turn; once.
@@ -259,6 +263,39 @@ def test_a_method_that_fails_leaves_the_others(run_here, base, facts, tmp_path):
     assert "errors.txt says more): RuntimeError: " in report_of(out, "ft")["reason"]
     assert "Traceback" in (out / "runs" / "ft" / "errors.txt").read_text()
     assert "Traceback" not in again.stdout + again.stderr
+
+
+def test_a_run_and_its_parts_have_bars_of_their_own(monkeypatch):
+    drawn = []
+
+    @contextmanager
+    def progress_bars(quiet):
+        @contextmanager
+        def bar(label, total):
+            drawn.append([label, total, 0])
+            mine = drawn[-1]
+
+            def advance(steps):
+                mine[2] += steps
+
+            yield advance
+            mine.append("away")
+
+        yield bar
+
+    monkeypatch.setattr("ultraedit.cli.console.progress_bars", progress_bars)
+    rome, ft = Run("rome", "rome"), Run("ft", "ft")
+    with _watched(5, False) as tell:
+        tell(Event(rome, "begins"))
+        for done in (0, 4, 9, 9, 0, 9):
+            tell(Event(rome, "keys", done, 9))
+        tell(Event(rome, "edits", 3))
+        tell(Event(rome, "edits", 2))
+        tell(Event(rome, "done"))
+        assert drawn == [["rome", 10, 5, "away"], ["keys", 9, 9, "away"]]
+        tell(Event(ft, "begins"))
+        tell(Event(ft, "cases", 1))
+    assert drawn[2:] == [["ft", 10, 1, "away"]]
 
 
 @pytest.mark.parametrize(

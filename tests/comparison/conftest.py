@@ -65,7 +65,11 @@ def plan_of(base, facts):
     """`plan_of(*methods, **options)`: a plan over the seven records, in turns of two."""
 
     def make(*methods, file=facts, **options):
-        given = {"turn_size": 2, "settings": {name: LR[name] for name in methods}, **options}
+        given = {
+            "turn_size": 2,
+            "settings": {name: LR.get(name, {}) for name in methods},
+            **options,
+        }
         return prepare(str(base), str(file), methods=methods, **given)
 
     return make

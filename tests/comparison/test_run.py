@@ -76,6 +76,23 @@ def test_a_run_is_what_an_editor_makes_of_the_edits(
     assert not folder.run(name).model.exists()
 
 
+def test_what_takes_long_is_told_as_it_goes(plan_of, run_of, write_facts, records):
+    facts = write_facts([one | {"subject": one["prompt"].split()[0]} for one in records(2)])
+    settings = {"rome": {"prefixes": 0, "steps": 1, "samples": 5000}}
+    told = []
+    plan = plan_of("rome", file=facts, settings=settings)
+    run_of(plan, "rome", tell=lambda *event: told.append(event))
+    parts = [event for event in told if len(event) == 3]
+    assert len(parts) > 2
+    ((what, total),) = {(what, total) for what, _, total in parts}
+    assert what.startswith("covariance")
+    done = [count for _, count, _ in parts]
+    assert done[0] == 0
+    assert done[-1] == total
+    assert done == sorted(done)
+    assert any(0 < count < total for count in done)
+
+
 def test_turns_and_memory_are_measured(plan_of, run_of, folder):
     cost = run_of(plan_of("ultraedit"), "ultraedit").cost
     turns = TurnLog(folder.run("ultraedit").turns).turns

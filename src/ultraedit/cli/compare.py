@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -158,25 +159,54 @@ def _settings(given: list[str] | None) -> dict[str, dict[str, Any]]:
     return found
 
 
+class _Bars:
+    """Of one run: its own, and one for every part of it that it has told of.
+
+    Args:
+        title: The run's.
+        total: How many edits and cases it will have done.
+        quiet: Whether nothing is to be drawn.
+    """
+
+    def __init__(self, title: str, total: int, quiet: bool) -> None:
+        from ultraedit.cli.console import progress_bars
+
+        self.drawn = ExitStack()
+        self._bar = self.drawn.enter_context(progress_bars(quiet))
+        self.advance = self.drawn.enter_context(self._bar(title, total))
+        self._parts: dict[str, Callable[[int], None]] = {}
+        self._done = Counter[str]()
+
+    def part(self, what: str, done: int, total: int) -> None:
+        """So much of a part is done."""
+        if what not in self._parts:
+            self._parts[what] = self.drawn.enter_context(self._bar(what, total))
+        self._parts[what](done - self._done[what])
+        self._done[what] = done
+
+
 @contextmanager
 def _watched(edits: int, as_json: bool) -> Iterator[Callable[[Event], None]]:
-    """Yields what is to be told of events: a bar per run, and a line when it has ended."""
-    from ultraedit.cli.console import note, progress_bar
+    """Yields what is to be told of events: bars of a run, and a line when it has ended."""
+    from ultraedit.cli.console import note
 
     with ExitStack() as stack:
-        advance: Callable[[int], None] = lambda count: None  # noqa: E731
+        bars: _Bars | None = None
 
         def tell(event: Event) -> None:
-            nonlocal advance
-            if event.what in ("edits", "cases"):
-                advance(event.count)
-                return
-            stack.close()
+            nonlocal bars
             if event.what == "begins":
-                advance = stack.enter_context(progress_bar(event.run.title, 2 * edits, as_json))
-            elif not as_json:
-                reason = f": {event.reason}" if event.reason else ""
-                note(f"{event.run.title}: {event.what}{reason}")
+                bars = _Bars(event.run.title, 2 * edits, as_json)
+                stack.push(bars.drawn)
+            elif bars is not None and event.total is not None:
+                bars.part(event.what, event.count, event.total)
+            elif bars is not None and event.what in ("edits", "cases"):
+                bars.advance(event.count)
+            else:
+                stack.close()
+                if not as_json:
+                    reason = f": {event.reason}" if event.reason else ""
+                    note(f"{event.run.title}: {event.what}{reason}")
 
         yield tell
 

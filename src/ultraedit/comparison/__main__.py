@@ -30,12 +30,19 @@ class Voice:
         self.stream = stream
         self.unheard = False
 
-    def tell(self, what: str, value: Any) -> None:
-        """One thing that is done, or went wrong."""
+    def tell(self, what: str, count: int, total: int | None = None) -> None:
+        """As `telling.Tell` says."""
+        self._say({"what": what, "count": count, "total": total})
+
+    def fail(self, reason: str) -> None:
+        """Why the run ends without a result."""
+        self._say({"what": "failed", "reason": reason})
+
+    def _say(self, message: dict[str, Any]) -> None:
         if self.unheard:
             return
         try:
-            self.stream.write(json.dumps({"what": what, "value": value}) + "\n")
+            self.stream.write(json.dumps(message) + "\n")
             self.stream.flush()
         except BrokenPipeError:
             self.unheard = True
@@ -80,10 +87,10 @@ def _perform(options: argparse.Namespace, voice: Voice) -> int:
             tell=voice.tell,
         )
     except UltraEditError as error:
-        voice.tell("failed", str(error))
+        voice.fail(str(error))
         return 1
     except (MemoryError, OutOfMemoryError):
-        voice.tell("failed", "memory is full; fewer --batch-tokens need less")
+        voice.fail("memory is full; fewer --batch-tokens need less")
         return 1
     return INTERRUPTED if result is None else 0
 

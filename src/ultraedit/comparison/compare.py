@@ -21,15 +21,17 @@ class Event:
 
     Attributes:
         run: In which run.
-        what: It `begins`; so many more `edits` or `cases` are done; it is `done`, `failed`, or
-            `stopped` before its end.
-        count: Of edits or cases.
+        what: It `begins`; so many more `edits` or `cases` are done; a part of it, by its name;
+            it is `done`, `failed`, or `stopped` before its end.
+        count: Of edits or cases, or how far the part is.
+        total: How far the part goes; None of everything else.
         reason: Why it failed.
     """
 
     run: Run
     what: str
     count: int = 0
+    total: int | None = None
     reason: str = ""
 
 
@@ -108,8 +110,10 @@ def compare(
     return Outcome(comparison, tuple(failed))
 
 
-def _handed_on(tell: Callable[[Event], None], run: Run, what: str, count: int) -> None:
-    tell(Event(run, what, count))
+def _handed_on(
+    tell: Callable[[Event], None], run: Run, what: str, count: int, total: int | None = None
+) -> None:
+    tell(Event(run, what, count, total))
 
 
 def _free(folder: Folder, begun: Comparison) -> Container[str]:

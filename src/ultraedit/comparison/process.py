@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ultraedit.comparison.folder import Folder
 from ultraedit.comparison.plan import Run
+from ultraedit.comparison.telling import Tell
 from ultraedit.data.faults import one_line
 from ultraedit.errors import INTERRUPTED
 from ultraedit.storage.atomic import named_failures
@@ -41,7 +41,7 @@ def carry_out(
     *,
     save_seconds: float,
     keep_model: bool,
-    tell: Callable[[str, int], None],
+    tell: Tell,
 ) -> Ended:
     """Start a run and wait for its end.
 
@@ -52,7 +52,7 @@ def carry_out(
         folder: Of the comparison; the process holds it as long as it lives.
         run: Which.
         save_seconds, keep_model: As in `run.perform`.
-        tell: Told how many more `edits` and `cases` are done.
+        tell: As in `run.perform`.
 
     Raises:
         UltraEditError: the run's folder cannot be written to.
@@ -82,7 +82,7 @@ def carry_out(
     return Ended("failed", reason or _last_words(process.returncode, home.errors))
 
 
-def _wait(process: subprocess.Popen[str], tell: Callable[[str, int], None]) -> tuple[str, bool]:
+def _wait(process: subprocess.Popen[str], tell: Tell) -> tuple[str, bool]:
     """The reason it gave for failing, and whether an interrupt was handed on to it."""
     reason, interrupted = "", False
     assert process.stdout is not None
@@ -92,9 +92,9 @@ def _wait(process: subprocess.Popen[str], tell: Callable[[str, int], None]) -> t
                 for line in process.stdout:
                     message = json.loads(line)
                     if message["what"] == "failed":
-                        reason = one_line(message["value"])
+                        reason = one_line(message["reason"])
                     else:
-                        tell(message["what"], message["value"])
+                        tell(message["what"], message["count"], message["total"])
                 process.wait()
             except KeyboardInterrupt:
                 interrupted = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 
 from ultraedit import Editor
@@ -14,6 +15,7 @@ from ultraedit.comparison.machine import machine
 from ultraedit.comparison.memory import Memory
 from ultraedit.comparison.plan import Plan, Run
 from ultraedit.comparison.result import Cost, Result
+from ultraedit.comparison.telling import Tell, told_part, untold
 from ultraedit.comparison.turns import TurnLog, TurnRecord
 from ultraedit.data import read_cases
 from ultraedit.evaluation.report import CaseResult, Report
@@ -21,8 +23,6 @@ from ultraedit.history.interrupts import interruptible
 from ultraedit.history.run import write_all
 from ultraedit.records import Turn
 from ultraedit.storage.atomic import Measured, discard, named_failures, write_file
-
-Tell = Callable[[str, int], None]
 
 
 def perform(
@@ -33,7 +33,7 @@ def perform(
     save_seconds: float,
     keep_model: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    tell: Tell = lambda what, count: None,
+    tell: Tell = untold,
 ) -> Result | None:
     """Carry a run through, from where it stopped if it was begun before.
 
@@ -44,7 +44,7 @@ def perform(
         save_seconds: Seconds of editing from one save to the next; a crash loses these.
         keep_model: Whether the edited model stays when the result is there.
         stop: Asked before every turn.
-        tell: Told how many more `edits`, and then `cases`, are done.
+        tell: Told how many more `edits`, and then `cases`, are done, and of what takes long.
 
     Returns:
         None where it was stopped or interrupted before all edits were written; what was
@@ -57,6 +57,7 @@ def perform(
     log = TurnLog(folder.turns)
     editor, loaded = begin(plan, run, folder, log)
     progress = progress_of(editor, plan, run, folder)
+    editor.bench.progress = partial(told_part, tell)
     tell("edits", progress.records)
     edits = (case.edit for case in read_cases(plan.file, limit=plan.limit))
     saver = _Saver(editor, folder, log, save_seconds)

@@ -1,0 +1,35 @@
+"""What a run says of how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Tell(Protocol):
+    """Told so many more `edits` or `cases` are done; or, with a total, how far a part of it is."""
+
+    def __call__(self, what: str, count: int, total: int | None = None) -> None: ...
+
+
+def untold(what: str, count: int, total: int | None = None) -> None:
+    """A run that nobody watches."""
+
+
+@contextmanager
+def told_part(tell: Tell, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Tells of a part of a run as a bench's progress: what is done so far, and all at its end."""
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done = min(done + steps, total)
+        if done < total:
+            tell(what, done, total)
+
+    tell(what, 0, total)
+    try:
+        yield advance
+    finally:
+        tell(what, total, total)
