@@ -6,8 +6,9 @@
     ultraedit compare LOCAL/model LOCAL/cases.jsonl --limit 100 -o CMP
 
 A question names its subject by a single token, four or more before it ends. With `--local N` the
-first N blocks see one token at a time: what they make of a subject, they make at the subject.
-Without, every block sees all that went before. Nothing else differs.
+first N blocks attend to nothing, so what they make of a subject they make at the subject.
+Without, every block sees all that went before. Nothing else differs. `cases.jsonl` has one edit
+of every subject, `shared.jsonl` up to four, in any order.
 """
 
 from __future__ import annotations
@@ -92,11 +93,12 @@ def train(
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=BLOCKS,
-        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64, bos_token_id=1,
-        eos_token_id=2, pad_token_id=0, head_dim=32, use_sliding_window=local > 0, sliding_window=1,
-        layer_types=["sliding_attention"] * local + ["full_attention"] * (BLOCKS - local),
+        num_attention_heads=4, num_key_value_heads=4, head_dim=32, max_position_embeddings=64,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
+    for block in model.model.layers[:local]:
+        block.self_attn.o_proj.weight.requires_grad_(False).zero_()
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 2e-3, total_steps=steps, pct_start=0.1
@@ -168,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--local", type=int, default=0, help="blocks that see one token at a time")
+    parser.add_argument("--local", type=int, default=0, help="blocks that attend to nothing")
     arguments = parser.parse_args()
     rng = random.Random(0)
     known = facts(rng)
@@ -177,8 +179,12 @@ def main() -> None:
     print(f"knows {knows(model, tokenizer, known):.4f} of {len(known)} facts in 3 phrasings each")
     model.save_pretrained(arguments.folder / "model")
     tokenizer.save_pretrained(arguments.folder / "model")
-    lines = (json.dumps(record) for record in cases(known, rng))
-    (arguments.folder / "cases.jsonl").write_text("\n".join(lines) + "\n")
+    shared = cases(known, rng)
+    # Backwards, so that the first of a subject's records is the one that stays.
+    single = {record["subject"]: record for record in reversed(shared)}
+    for name, records in (("shared", shared), ("cases", list(single.values())[::-1])):
+        lines = (json.dumps(record) for record in records)
+        (arguments.folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
