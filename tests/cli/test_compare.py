@@ -287,15 +287,17 @@ def test_a_run_and_its_parts_have_bars_of_their_own(monkeypatch):
     rome, ft = Run("rome", "rome"), Run("ft", "ft")
     with _watched(5, False) as tell:
         tell(Event(rome, "begins"))
-        for done in (0, 4, 9, 9, 0, 9):
+        for done in (0, 4, 9):
             tell(Event(rome, "keys", done, 9))
+        assert drawn[1:] == [["keys", 9, 9, "away"]]
+        tell(Event(rome, "keys", 0, 9))
         tell(Event(rome, "edits", 3))
         tell(Event(rome, "edits", 2))
         tell(Event(rome, "done"))
-        assert drawn == [["rome", 10, 5, "away"], ["keys", 9, 9, "away"]]
+        assert drawn == [["rome", 10, 5, "away"], ["keys", 9, 9, "away"], ["keys", 9, 0, "away"]]
         tell(Event(ft, "begins"))
         tell(Event(ft, "cases", 1))
-    assert drawn[2:] == [["ft", 10, 1, "away"]]
+    assert drawn[3:] == [["ft", 10, 1, "away"]]
 
 
 @pytest.mark.parametrize(

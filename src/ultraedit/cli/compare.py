@@ -160,7 +160,7 @@ def _settings(given: list[str] | None) -> dict[str, dict[str, Any]]:
 
 
 class _Bars:
-    """Of one run: its own, and one for every part of it that it has told of.
+    """Of one run: its own, and one for every part of it that it tells of.
 
     Args:
         title: The run's.
@@ -174,15 +174,20 @@ class _Bars:
         self.drawn = ExitStack()
         self._bar = self.drawn.enter_context(progress_bars(quiet))
         self.advance = self.drawn.enter_context(self._bar(title, total))
-        self._parts: dict[str, Callable[[int], None]] = {}
+        self._parts: dict[str, tuple[ExitStack, Callable[[int], None]]] = {}
         self._done = Counter[str]()
 
     def part(self, what: str, done: int, total: int) -> None:
-        """So much of a part is done."""
+        """So much of a part is done; its bar goes when all is."""
         if what not in self._parts:
-            self._parts[what] = self.drawn.enter_context(self._bar(what, total))
-        self._parts[what](done - self._done[what])
+            drawn = self.drawn.enter_context(ExitStack())
+            self._parts[what] = drawn, drawn.enter_context(self._bar(what, total))
+        drawn, advance = self._parts[what]
+        advance(done - self._done[what])
         self._done[what] = done
+        if done >= total:
+            drawn.close()
+            del self._parts[what], self._done[what]
 
 
 @contextmanager
