@@ -48,6 +48,12 @@ def run(model: str, cases: list[Case], method: str, options: dict[str, Any]) -> 
         "efficacy": {m: mean("efficacy", m) for m in ("token_accuracy", "exact_match")},
         "rephrase": {m: mean("rephrase", m) for m in ("token_accuracy", "exact_match")},
         "locality": {m: mean("locality", m) for m in ("agreement", "agreement_exact")},
+        # Side memories alone say how often they answered.
+        "routed": {
+            kind: mean(kind, "routed")
+            for kind in ("efficacy", "rephrase", "locality")
+            if "routed" in means[0][kind]
+        },
         "median seconds": statistics.median(seconds),
     }  # fmt: skip
 
@@ -63,7 +69,7 @@ def main() -> None:
     quiet_libraries()
     cases = list(read_cases(arguments.file, limit=arguments.n))
     rows = []
-    table = Table("method", "efficacy", "rephrase", "locality", "seconds")
+    table = Table("method", "efficacy", "rephrase", "locality", "routed", "seconds")
     for method, options in map(options_of, arguments.methods.split(",")):
         if isinstance(options.get("modules"), str):
             options["modules"] = options["modules"].replace("+", ",")
@@ -72,7 +78,8 @@ def main() -> None:
             " / ".join(f"{value:.3f}" for value in row[kind].values())
             for kind in ("efficacy", "rephrase", "locality")
         )
-        table.add_row(f"{method} {options}", *scores, f"{row['median seconds']:.2f}")
+        routed = " / ".join(f"{share:.2f}" for share in row["routed"].values())
+        table.add_row(f"{method} {options}", *scores, routed, f"{row['median seconds']:.2f}")
         result = {"machine": machine(torch.device("cpu")), "rows": rows}
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
         Console().print(table)
