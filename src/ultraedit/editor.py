@@ -25,7 +25,7 @@ from ultraedit.methods.base import Method
 from ultraedit.methods.registry import build, method_class
 from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace, parse_place
-from ultraedit.models.load import load, local_folder, resolve
+from ultraedit.models.load import kept_name, load, local_folder, resolve
 from ultraedit.models.memory import shapes_of
 from ultraedit.models.presets import choose_modules
 from ultraedit.models.target import targets
@@ -154,8 +154,7 @@ class Editor:
         editor = cls(loaded, tokenizer, **options)
         editor.frozen = parse_place(frozen)
         editor.source = (folder := local_folder(model)) and folder.resolve()
-        is_path = Path(model).is_dir() and str(model) != "demo"
-        editor.base_name = str(Path(model).resolve()) if is_path else str(model)
+        editor.base_name = kept_name(model)
         return editor
 
     @property

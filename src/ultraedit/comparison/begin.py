@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from itertools import islice
-from pathlib import Path
 
 import torch
 
@@ -18,7 +17,7 @@ from ultraedit.data import read_cases
 from ultraedit.encoding.tokenise import beginning
 from ultraedit.errors import InputError
 from ultraedit.history.run import Progress, resumed, runs_of
-from ultraedit.models.load import load, local_folder
+from ultraedit.models.load import kept_name, load, local_folder
 from ultraedit.storage import is_edited_model
 from ultraedit.storage.atomic import discard, named_failures
 
@@ -57,11 +56,8 @@ def begin(plan: Plan, run: Run, folder: RunFolder, log: TurnLog) -> tuple[Editor
         model, tokenizer, method=run.method, append_eos=options.append_eos, chat=options.chat,
         journal=False, **settings,
     )  # fmt: skip
-    source = local_folder(plan.model)
-    if source is not None:
-        editor.source = source.resolve()
-    is_path = Path(plan.model).is_dir() and plan.model != "demo"
-    editor.base_name = str(Path(plan.model).resolve()) if is_path else plan.model
+    editor.source = (source := local_folder(plan.model)) and source.resolve()
+    editor.base_name = kept_name(plan.model)
     return editor, loaded
 
 

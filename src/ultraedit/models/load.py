@@ -60,6 +60,12 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
+def kept_name(name: str | os.PathLike[str]) -> str:
+    """What the model is remembered by: its folder from everywhere, or what it is called."""
+    named = Path(name).is_dir() and str(name) != "demo"
+    return str(Path(name).resolve()) if named else str(name)
+
+
 def resolve_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if dtype == "auto" or dtype in DTYPES.values():
         return dtype
