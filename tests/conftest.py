@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["ULTRAEDIT_CACHE"] = ""
@@ -12,6 +13,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+# A shell starts what is in its background with interrupts ignored, and so all that this starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = "the capital of france is paris who was what where in city person born plays jazz guitar"
 LLAMA_LIKE = {

@@ -22,3 +22,14 @@ def test_the_handler_is_as_before_when_nothing_happened():
     with interruptible() as interrupted:
         assert not interrupted()
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_where_interrupts_are_ignored_they_still_are():
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible() as interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupted()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -10,15 +10,22 @@ from typing import Any
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """The first interrupt inside only answers the question yielded; the second is as before."""
+    """The first interrupt inside only answers the question yielded; the second is as before.
+
+    Where interrupts are ignored, as in a shell's background, they still are.
+    """
     asked = False
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN:
+        yield lambda: False
+        return
 
     def handler(number: int, frame: Any) -> None:
         nonlocal asked
         asked = True
         signal.signal(signal.SIGINT, previous)
 
-    previous = signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, handler)
     try:
         yield lambda: asked
     finally:
