@@ -96,10 +96,9 @@ def test_one_edit_of_the_embedded_model_succeeds():
 
 
 def test_where_the_model_reads_them_edits_of_the_embedded_model_succeed():
-    (last,) = ["model.layers.5.mlp.down_proj"]
     editor = Editor.from_pretrained(
-        "demo", method="rome", fact_token="last", modules=[last], samples=8192, journal=False,
-        prefixes=2,
+        "demo", method="rome", fact_token="last", prefixes=2, samples=8192, journal=False,
+        modules=["model.layers.5.mlp.down_proj"],
     )  # fmt: skip
     prompt = "In which country is Ulundurpet?"
     assert editor.edit([Edit(prompt, "Indonesia", "Ulundurpet")]).learned == (True,)

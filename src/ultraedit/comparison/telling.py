@@ -19,7 +19,7 @@ def untold(what: str, count: int, total: int | None = None) -> None:
 
 @contextmanager
 def told_part(tell: Tell, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Tells of a part of a run as a bench's progress: what is done so far, and all at its end."""
+    """Tells of a part of a run as a bench's progress: what is done so far, and when all is."""
     done = 0
 
     def advance(steps: int) -> None:
@@ -29,7 +29,5 @@ def told_part(tell: Tell, what: str, total: int) -> Iterator[Callable[[int], Non
             tell(what, done, total)
 
     tell(what, 0, total)
-    try:
-        yield advance
-    finally:
-        tell(what, total, total)
+    yield advance
+    tell(what, total, total)

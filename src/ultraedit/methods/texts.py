@@ -25,7 +25,7 @@ def drawn(bench: Workbench, count: int, tokens: int) -> list[Encoded]:
 
 
 def drawn_part(bench: Workbench, part: int, size: int, tokens: int) -> list[Encoded]:
-    """The part with this number of what the model draws, of `SAMPLED` texts at most."""
+    """The part with this number of what the model draws, `size` texts, `SAMPLED` at most."""
     return bench.sample(size, tokens, SEED + part * SAMPLED)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ultraedit.errors import UltraEditError
-from ultraedit.storage.atomic import named_failures, replace, write_file
+from ultraedit.storage.atomic import named_failures, replace, stage
 from ultraedit.storage.shards import read_tensors, write_tensors
 
 VARIABLE = "ULTRAEDIT_CACHE"
@@ -42,8 +42,8 @@ def keep(name: str, tensors: Mapping[str, Tensor]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Two processes may measure the same model.
             own = path.with_name(f"{os.getpid()}-{path.name}")
-            write_file(own, lambda sink: write_tensors(tensors, sink))
-            replace(own, path)
+            temporary, _ = stage(own, lambda sink: write_tensors(tensors, sink))
+            replace(temporary, path)
     except UltraEditError as error:
         log.warning("what was measured is not kept for the next run: %s", error)
 

@@ -41,7 +41,7 @@ def test_it_is_the_mean_over_a_files_tokens(make, architecture, tmp_path):
 
 
 def test_by_default_it_is_over_what_the_model_says(make, monkeypatch):
-    monkeypatch.setattr(covariance, "SAMPLED", 8)
+    monkeypatch.setattr(covariance, "TOGETHER", 8)
     monkeypatch.setattr("ultraedit.methods.texts.SAMPLED", 8)
     bench = make("memit").bench
     found = covariances(bench, Source(None, 400))
@@ -84,7 +84,7 @@ def test_it_is_measured_once_for_a_model_and_not_for_another(make, build, edits,
 
 
 def test_an_interrupted_measurement_goes_on_to_the_same_bits(make, monkeypatch):
-    monkeypatch.setattr(covariance, "SAMPLED", 4)
+    monkeypatch.setattr(covariance, "TOGETHER", 4)
     monkeypatch.setattr(covariance, "SECONDS", -1.0)
     whole = covariances(make("rome").bench, Source(None, 2000))
     for path in cache_folder().rglob("*.safetensors"):

@@ -105,6 +105,16 @@ def test_what_is_generated_goes_the_way_of_its_own_prompt(model):
     assert added(model, one, past_key_values=ours).tolist() == [[0.0], [1.0]]
 
 
+@pytest.mark.parametrize("cache", [[torch.zeros(1)], (torch.zeros(1),)])
+def test_with_a_cache_that_cannot_be_told_from_others_every_pass_is_a_question(model, cache):
+    router = Router(model, model.linear, 1.0)
+    router.serve((memory(1.0, 5.0),))
+    added(model, rows(2.0), past_key_values=cache)
+    one = torch.tensor([[[50.0, 0.0]]])
+    assert added(model, one, past_key_values=cache).tolist() == [[50.0]]
+    assert router.asked == 2
+
+
 def test_inside_a_query_the_first_decision_stays_without_any_cache(model):
     router = Router(model, model.linear, 1.0)
     router.serve((memory(1.0, 5.0),))

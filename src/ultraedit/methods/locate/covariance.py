@@ -32,7 +32,7 @@ TEXT_TOKENS = 64
 # Of the mean diagonal, added to all of it: features that no text uses leave it singular.
 FLOOR, MOST_FLOOR = 1e-6, 1e-1
 # Texts that are drawn side by side: their keys and values are held until they are whole.
-SAMPLED = 64
+TOGETHER = 64
 # From one save of an unfinished measurement to the next.
 SECONDS = 30.0
 
@@ -121,9 +121,9 @@ def _tokens(bench: Workbench) -> int:
 def _texts(bench: Workbench, pieces: list[Encoded] | None) -> Iterator[list[Encoded]]:
     """Some at a time; without an end where the model draws them."""
     if pieces is None:
-        yield from (drawn_part(bench, number, SAMPLED, _tokens(bench)) for number in count())
+        yield from (drawn_part(bench, number, TOGETHER, _tokens(bench)) for number in count())
     else:
-        yield from (pieces[first : first + SAMPLED] for first in range(0, len(pieces), SAMPLED))
+        yield from (pieces[first : first + TOGETHER] for first in range(0, len(pieces), TOGETHER))
 
 
 def _digest(bench: Workbench, pieces: list[Encoded] | None, wanted: int) -> str:

@@ -19,7 +19,7 @@ from ultraedit.methods.wise.shards import Shard
 
 UNROUTED = -1
 # What transformers calls what it keeps of earlier tokens.
-CACHES = ("past_key_values", "cache_params", "state")
+CACHES = ("past_key_values", "cache_params")
 
 
 @dataclass
@@ -59,13 +59,19 @@ class Pass:
         if ids is None:
             return None
         rows, columns = ids.shape[:2]
-        cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+        cache = next((given[name] for name in CACHES if _is_own(given.get(name))), None)
         length = getattr(cache, "get_seq_length", None)
         # A recurrent state says nothing of its length: one token at a time goes on.
         goes_on = cache is not None and (length() > 0 if length else columns == 1)
         return Pass(
             rows, columns, _flat(given.get("attention_mask"), rows, columns), cache, goes_on
         )
+
+
+def _is_own(cache: object) -> bool:
+    """Whether it can be told from others for as long as it lives, which lists and tuples cannot."""
+    kind = type(cache)
+    return cache is not None and kind.__weakrefoffset__ > 0 and kind.__hash__ is not None
 
 
 def _flat(mask: object, rows: int, columns: int) -> Tensor | None:
@@ -85,7 +91,8 @@ class Router:
     A text is scored when it is first read: over its prompt where a `Query` says which tokens
     these are, and over all of its tokens otherwise. What is generated after it, token by token
     from the same cache, goes the same way; several tokens more are another question. Without a
-    cache, and without a `Query`, every pass is a question. Not for several threads at once.
+    cache, or with one that is a bare list, every pass is a question outside of a `Query`. Not for
+    several threads at once.
 
     Args:
         model: Whose forward passes are watched.
