@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ultraedit.cli.ability import ability
 from ultraedit.cli.apply import apply
 from ultraedit.cli.check import check
 from ultraedit.cli.compare import compare
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "edit": edit,
     "evaluate": evaluate,
     "check": check,
+    "ability": ability,
     "compare": compare,
     "log": log,
     "diff": diff,

@@ -1,0 +1,28 @@
+"""General ability: the lm-eval harness asked before and after editing, paired by document."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ultraedit.ability.harness import Harness, open_harness
+    from ultraedit.ability.measure import measure, report
+    from ultraedit.ability.report import AbilityReport
+
+__all__ = ["AbilityReport", "Harness", "measure", "open_harness", "report"]
+
+_HOMES = {
+    "AbilityReport": "report",
+    "Harness": "harness",
+    "measure": "measure",
+    "open_harness": "harness",
+    "report": "measure",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Reading a report needs neither torch nor the harness.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
