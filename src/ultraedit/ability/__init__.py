@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ultraedit.ability.harness import Harness, open_harness
-    from ultraedit.ability.measure import measure, report
+    from ultraedit.ability.measuring import compare, measure
     from ultraedit.ability.report import AbilityReport
 
-__all__ = ["AbilityReport", "Harness", "measure", "open_harness", "report"]
+__all__ = ["AbilityReport", "Harness", "compare", "measure", "open_harness"]
 
 _HOMES = {
     "AbilityReport": "report",
+    "compare": "measuring",
     "Harness": "harness",
-    "measure": "measure",
+    "measure": "measuring",
     "open_harness": "harness",
-    "report": "measure",
 }
 
 

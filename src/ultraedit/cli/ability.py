@@ -66,7 +66,7 @@ def ability(
     """
     from ultraedit.ability.harness import open_harness
     from ultraedit.ability.loading import require_harness
-    from ultraedit.ability.measure import Beside, measure
+    from ultraedit.ability.measuring import Beside, measure
     from ultraedit.cli.console import print_json, progress_bars, quiet_libraries, show
     from ultraedit.cli.pair import open_pair
 
@@ -79,7 +79,7 @@ def ability(
         harness = open_harness(tasks.split(","), data=data, shots=shots, progress=bar)
         with bar("loading the model", None):
             pair = open_pair(out, base, dtype=dtype, device=device, device_map=device_map)
-        beside = Beside(lambda: pair.bench.model, pair.bench.tokenizer, pair.unedited)
+        beside = Beside(lambda: pair.bench.model, pair.bench.tokenizer, pair.unedited, pair.routes)
         report = measure(beside, harness, limit=limit, chat=chat, batch_size=size, progress=bar)
     if as_json:
         return print_json({"model": out, "base": pair.base, "limit": limit, **report.to_dict()})

@@ -25,11 +25,13 @@ class Pair:
         unedited: A context in which the bench answers as before editing; None where
             nothing is known of that.
         base: Where the unedited answers come from, for the report.
+        routes: Whether each text is answered by the weights or by a side memory.
     """
 
     bench: Bench
     unedited: Callable[[], AbstractContextManager[object]] | None
     base: str | None
+    routes: bool = False
 
 
 def open_pair(model: str, base: str | None, *, chat: bool = False, **place: Any) -> Pair:
@@ -38,11 +40,13 @@ def open_pair(model: str, base: str | None, *, chat: bool = False, **place: Any)
     Raises:
         InputError: one cannot be loaded, or their vocabularies differ.
     """
+    routes = False
     if storage.is_edited_model(resolve(model)):
         editor = Editor.from_pretrained(model, chat=chat or None, **place)
         bench, tokenizer = editor.bench, editor.tokenizer
+        routes = not editor.method.info.changes_weights
         if base is None:
-            return Pair(bench, editor.unedited, model)
+            return Pair(bench, editor.unedited, model, routes)
     else:
         loaded, tokenizer = load(model, **place)
         bench = Bench(loaded, Encoder(tokenizer, chat=chat), [], plan_batch_tokens(loaded, []))
@@ -51,4 +55,4 @@ def open_pair(model: str, base: str | None, *, chat: bool = False, **place: Any)
     other, other_tokenizer = load(base, **place)
     if other_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise InputError(f"{model} and {base} have different tokenizers")
-    return Pair(bench, lambda: bench.standing_in(other), base)
+    return Pair(bench, lambda: bench.standing_in(other), base, routes)

@@ -16,6 +16,7 @@ from ultraedit.ability.asking import Progress, untold
 from ultraedit.ability.harness import BATCH_SIZE, Harness, check_batch_size, open_harness
 from ultraedit.ability.pairing import paired_difference
 from ultraedit.ability.report import AbilityReport, Row, Score
+from ultraedit.editor import Editor
 
 PACKAGES = {"lm-eval": "lm_eval", "transformers": "transformers", "torch": "torch"}
 
@@ -59,7 +60,8 @@ def measure(
         limit: The first so many documents of each task.
         shots: Solved examples in front of every document; None for each task's own number.
         chat: Wrap prompts in the chat template.
-        batch_size: Texts in one pass, or `auto` on a GPU.
+        batch_size: Texts in one pass, or `auto` on a GPU; 1 in any case where a method
+            answers through side memories.
         before: The unedited model's scores, where they are known: from `Harness.score`, with
             the same limit, shots and chat.
         progress: Told what is done, and of how much.
@@ -73,6 +75,9 @@ def measure(
         UltraEditError: the harness failed.
     """
     check_batch_size(batch_size, editor.model)
+    if _routes(editor):
+        # The harness pads without a mask, and a side memory would take padding for text.
+        batch_size = 1
     harness = (
         tasks
         if isinstance(tasks, Harness)
@@ -93,10 +98,10 @@ def measure(
         with editor.unedited():
             before = asked("before")
     after = asked("after" if before is not None else "asking")
-    return report(harness, before, after, time.perf_counter() - began)
+    return compare(harness, before, after, time.perf_counter() - began)
 
 
-def report(
+def compare(
     harness: Harness, before: Sequence[Score] | None, after: Sequence[Score], seconds: float = 0.0
 ) -> AbilityReport:
     """Two models' scores side by side.
@@ -120,6 +125,12 @@ def report(
     )
 
 
+def _routes(editor: Edited) -> bool:
+    if isinstance(editor, Editor):
+        return not editor.method.info.changes_weights
+    return bool(getattr(editor, "routes", False))
+
+
 def _row(before: Score | None, after: Score) -> Row:
     if before is None:
         return Row(after, None, None)
@@ -136,11 +147,13 @@ class Beside:
         ask: The model that answers now; another one inside `unedited`.
         tokenizer: Of both.
         unedited: See `Edited`.
+        routes: Whether each text is answered by the weights or by a side memory.
     """
 
     ask: Callable[[], PreTrainedModel]
     tokenizer: PreTrainedTokenizerBase
     unedited: Callable[[], AbstractContextManager[object]] | None
+    routes: bool = False
 
     @property
     def model(self) -> PreTrainedModel:
