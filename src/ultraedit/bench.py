@@ -13,6 +13,8 @@ from ultraedit.core.apply import MasterWeight
 from ultraedit.core.capture import Loss, Rows, capture
 from ultraedit.core.loss import loss_gradient
 from ultraedit.core.passes import Passes
+from ultraedit.core.positions import inputs_at
+from ultraedit.core.spot_rows import SpotRows, capture_spots
 from ultraedit.encoding.batching import Batch, PaddingSide, batches_of, collate
 from ultraedit.encoding.plan import MOST_PARTS
 from ultraedit.encoding.tokenise import Encoded, Encoder, beginning
@@ -92,6 +94,28 @@ class Bench:
     def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
         modules = {name: target.module for name, target in self.targets.items()}
         return capture(self.model, modules, self._batches(texts), self.passes, loss)
+
+    def capture_spots(self, texts: Sequence[Encoded], places: Sequence[int]) -> SpotRows:
+        modules = {name: target.module for name, target in self.targets.items()}
+        return capture_spots(self.model, modules, self.batches(texts), places, self.passes.whole)
+
+    def inputs_at(
+        self, texts: Sequence[Encoded], places: Sequence[int | None]
+    ) -> Iterator[dict[str, Tensor]]:
+        modules = {name: target.module for name, target in self.targets.items()}
+
+        def masked() -> Iterator[tuple[Batch, Tensor]]:
+            pad = pad_id(self.tokenizer)
+            for batch in batches_of(texts, self.batch_tokens, self.device, pad):
+                mask = batch.attention_mask.bool() & (batch.position_ids > 0)
+                for row, index in enumerate(batch.index.tolist()):
+                    place = places[index]
+                    if place is not None:
+                        mask[row] = False
+                        mask[row, batch.starts[row] + place] = True
+                yield batch, mask
+
+        return inputs_at(self.model, modules, masked())
 
     def score(self, texts: Sequence[Encoded]) -> list[Scored]:
         return score(self.model, self._batches(texts), self.query, self.passes)

@@ -44,22 +44,28 @@ def test_a_users_text_is_what_it_is_held_to(build, tokenizer, tmp_path):
     editor = Editor(build("llama"), tokenizer, method="anchored", text=path)
     assert editor.method.config.text == str(path)
     editor.edit([Edit("who plays jazz", "guitar")])
-    expected = texts.of_file(editor.bench, str(path), derive.anchor_texts(64), 16)
-    assert list(editor.method.state.texts) == expected
+    held = editor.method.state.memories
+    own = Editor(build("llama"), tokenizer, method="anchored")
+    own.edit([Edit("who plays jazz", "guitar")])
+    assert any(
+        not torch.equal(one.anchors, held[n].anchors)
+        for n, one in own.method.state.memories.items()
+    )
     assert editor.evaluate([Edit("who plays jazz", "guitar")]).after["efficacy"]["exact_match"] == 1
     editor.save(tmp_path / "out")
     path.unlink()
     # Read once: the folder goes on without it.
     after = Editor.load(tmp_path / "out")
-    assert list(after.method.state.texts) == expected
+    assert all(
+        torch.equal(one.anchors, held[n].anchors) for n, one in after.method.state.memories.items()
+    )
     after.edit([Edit("the capital of france is", "city")])
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_how_many_there_are_can_be_said(build, tokenizer, count):
-    editor = Editor(build("llama"), tokenizer, method="anchored", anchors=count)
+    editor = Editor(build("llama"), tokenizer, method="anchored", anchors=count, passes=60)
     editor.edit([Edit("who plays jazz", "guitar")])
-    assert len(editor.method.state.texts) == count
     assert editor.edit([Edit("who plays jazz", "city")]).learned == (True,)
 
 

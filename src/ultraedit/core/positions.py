@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -114,3 +114,47 @@ def moved(module: nn.Module, spots: Spots, change: Tensor) -> Iterator[None]:
 def first_of(output: Any) -> Tensor:
     """The hidden states that a module returns, alone or before other things."""
     return output[0] if isinstance(output, tuple) else output
+
+
+class _Reached(Exception):  # noqa: N818 - it ends a pass, nothing is wrong
+    pass
+
+
+@torch.no_grad()
+def inputs_at(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    batches: Iterable[tuple[Batch, Tensor]],
+) -> Iterator[dict[str, Tensor]]:
+    """Inputs of each module at some tokens, batch by batch.
+
+    A pass ends at the last of the modules: what lies behind it is not run.
+
+    Args:
+        model: A causal language model, in evaluation mode.
+        modules: By name, in model order.
+        batches: Padded texts, each with a (b, t) bool mask of the tokens that count.
+
+    Yields:
+        (n, d) float32 by module, on the module's device.
+    """
+    *_, last = modules.values()
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        raise _Reached
+
+    for batch, mask in batches:
+        with recorded(modules, Spots.masked(mask)) as seen:
+            handle = last.register_forward_hook(end)
+            try:
+                model(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask,
+                    position_ids=batch.position_ids,
+                    use_cache=False,
+                )
+            except _Reached:
+                pass
+            finally:
+                handle.remove()
+        yield {name: inputs for name, (inputs, _) in seen.items()}

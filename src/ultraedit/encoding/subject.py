@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
@@ -25,6 +26,96 @@ def subject_end(prompt: str, subject: str) -> int:
         if found:
             return found[-1].end()
     raise InputError(f"its subject {subject!r} is not in its prompt {prompt!r}")
+
+
+def likely_subject_end(prompt: str) -> int:
+    """The character after what a prompt seems to be about, where no subject is given.
+
+    That is the longest span of names and numbers: words with a capital or a digit, with small
+    words between two of them. A question word that begins the prompt is no name. Where nothing
+    looks like a name, it is the last word that is not a small one. On the
+    published records of CounterFact, zsRE and WikiBigEdit this is where the annotated subject
+    ends in 97, 93 and 77 of 100 (benchmarks/subjects.py).
+    """
+    words = _words(prompt)
+    if not words:
+        return len(prompt.rstrip()) or 1
+    named = [
+        word.is_name and not (place == 0 and word.is_small) for place, word in enumerate(words)
+    ]
+    spans: list[tuple[int, int]] = []
+    first = last = -1
+    for place, word in enumerate(words):
+        joins = first >= 0 and last == place - 1
+        if named[place]:
+            if not joins or words[place - 1].closes:
+                first = place
+            last = place
+            spans.append((words[first].start, word.end))
+        elif joins and not words[place - 1].closes and not word.closes:
+            # "of", "the" and the like hold two names together; a longer word does not.
+after = [place + 1, place + 2] if words[place + 1 : place + 2] and words[
+                place + 1
+            ].is_small else [place + 1]
+            bridge = word.is_small and any(named[n] for n in after if n < len(words))
+            last = place if bridge else -1
+        else:
+            last = -1
+    if spans:
+        return max(spans, key=lambda span: span[1] - span[0])[1]
+    return next((word.end for word in reversed(words) if not word.is_small), words[-1].end)
+
+
+# Words that ask or join, in English; prompts in other languages lose little without theirs.
+_SMALL = frozenset([
+    "what", "which", "who", "whom", "whose", "when", "where", "why", "how", "in", "on", "at", "of",
+    "by", "for", "from", "to", "the", "a", "an", "is", "was", "are", "were", "did", "does", "do",
+    "has", "have", "had", "that", "this", "it", "its", "and", "or", "as", "with", "into", "de",
+    "la", "le", "du", "der", "den", "van", "von", "&",
+])  # fmt: skip
+_OPENING, _CLOSING = "\"'([“‘«", "\"')],.;:!?”’»"
+
+
+@dataclass(frozen=True)
+class _Word:
+    """A word of a prompt, from `start` to `end`; `closes` where a sign follows that parts."""
+
+    start: int
+    end: int
+    text: str
+    closes: bool
+
+    @property
+    def is_small(self) -> bool:
+        return self.text.lower() in _SMALL
+
+    @property
+    def is_name(self) -> bool:
+        return any(c.isupper() or c.isdigit() for c in self.text)
+
+
+def _words(prompt: str) -> list[_Word]:
+    found = []
+    for match in re.finditer(r"\S+", prompt):
+        whole = match.group()
+        left = len(whole) - len(whole.lstrip(_OPENING))
+        text = whole[left:].rstrip(_CLOSING)
+        after = whole[left + len(text) :]
+        text = re.sub(r"['’]s$", "", text)
+        if text:
+            start = match.start() + left
+            found.append(_Word(start, start + len(text), text, after[:1] in set(",;:?!")))
+    return found
+
+
+def subject_or_likely_end(edit: Edit) -> int:
+    """Where an edit's subject ends in its prompt; where its subject is not there, `likely`."""
+    if edit.subject:
+        try:
+            return subject_end(edit.prompt, edit.subject)
+        except InputError:
+            pass
+    return likely_subject_end(edit.prompt)
 
 
 def check_subject(encoder: Encoder, edit: Edit, method: str) -> None:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ultraedit.core.capture import Loss, Rows
 from ultraedit.core.loss import loss_gradient
 from ultraedit.core.shift import Shift
+from ultraedit.core.spot_rows import SpotRows
 from ultraedit.encoding.batching import Batch, Query
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
@@ -81,6 +82,20 @@ class Workbench(Protocol):
 
     def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
         """Inputs and output gradients of every edited module at the texts' answer tokens."""
+        ...
+
+    def capture_spots(self, texts: Sequence[Encoded], places: Sequence[int]) -> SpotRows:
+        """Inputs and output gradients of every edited module at one token of each text."""
+        ...
+
+    def inputs_at(
+        self, texts: Sequence[Encoded], places: Sequence[int | None]
+    ) -> Iterator[dict[str, Tensor]]:
+        """(n, d) inputs of every edited module, batch by batch.
+
+        At each text's place; where that is None, at all of the text's tokens but its first.
+        Blocks behind the last edited module are not run.
+        """
         ...
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:

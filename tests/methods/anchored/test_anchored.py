@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from ultraedit import Edit, Editor, InputError, TurnRefusedError
-from ultraedit.core.loss import choice_lead_gradient
 from ultraedit.methods.anchored import Anchored, AnchoredConfig, derive
-from ultraedit.methods.anchored.method import last_of_each, leads
+from ultraedit.methods.anchored.anchors import measured
+from ultraedit.methods.anchored.contexts import forms
+from ultraedit.methods.anchored.method import last_of_each
 from ultraedit.models.memory import shapes_of
 
 EDITS = [
@@ -36,45 +37,50 @@ def test_every_architecture_learns(build, architecture, tokenizer):
 
 def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method="anchored", passes=60, threshold=0.25)
-    turn = editor.edit(EDITS[:2])
+    short = [Edit("who plays jazz", "paris"), Edit("what is born", "guitar")]
+    turn = editor.edit(short)
     assert all(turn.learned)
     assert 1 < turn.passes < 60
-    again = editor.edit(EDITS[:2])
+    again = editor.edit(short)
     assert again.passes == 0
     assert Editor(build("llama"), tokenizer, method="anchored", passes=1).edit(EDITS).passes == 1
 
 
 def test_a_first_pass_is_the_equation(build, tokenizer):
     """Written out in float64 over all weights at once, from passes over single texts."""
-    name = "model.layers.2.mlp.down_proj"
-    method = Anchored(AnchoredConfig(passes=1, lr=0.2, threshold=0.9))
-    editor = Editor(build("llama"), tokenizer, method=method, modules=[name])
+    names = [f"model.layers.{n}.mlp.down_proj" for n in (1, 2)]
+    method = Anchored(AnchoredConfig(passes=1, lr=0.05, threshold=0.9, forms=0))
+    editor = Editor(build("llama"), tokenizer, method=method, modules=names)
     bench = editor.bench
-    texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    parts = [bench.capture([text])[name] for text in texts]
-    falls = [part.inputs.double().T @ part.gradients.double() for part in parts]
-    chances = [part.losses.double().neg().exp() for part in parts]
-    drawn = bench.sample(24, derive.ANCHOR_TOKENS, 3)
-    parts = [bench.capture([text], choice_lead_gradient)[name] for text in drawn]
-    h = torch.cat([part.inputs[1:] for part in parts]).double()
-    m = torch.cat([part.gradients[1:] for part in parts]).double()
-    sure = torch.cat([part.losses[1:] for part in parts]).double().neg().exp()
-    second = h.T * sure @ h / sure.sum()
-    metric = second + derive.FLOOR * second.diagonal().mean() * torch.eye(len(second))
-    curvature = m.T * sure @ m / sure.sum()
-    curvature = curvature + derive.DAMPING * curvature.diagonal().mean() * torch.eye(len(curvature))
-    # The shift does not depend on the scale of either metric.
-    cost = torch.kron(torch.linalg.inv(metric), torch.linalg.inv(curvature))
-    jacobian = torch.stack(falls).flatten(1)
+    first = [forms(bench, e, bench.encoder.encode(e.prompt, e.answers[0]), (), 0.9, False)[0]
+             for e in EDITS]  # fmt: skip
+    parts = [bench.capture_spots([one.text], [one.place]) for one in first]
+    metrics = {n: one.metric.double() for n, one in measured(bench, 48, None).items()}
+    # Row by row: the gradient of each text's loss with respect to all weights.
+    jacobian = torch.stack(
+        [torch.cat([torch.outer(p.inputs[n][0].double(), p.gradients[n][0].double()).flatten()
+                    for n in names]) for p in parts]
+    )  # fmt: skip
+    width = editor.bench.targets[names[0]].e
+    cost = torch.block_diag(
+        *[
+            torch.kron(torch.linalg.inv(metrics[n]).contiguous(), torch.eye(width).double())
+            for n in names
+        ]
+    )
     kernel = jacobian @ cost @ jacobian.T
     kernel = kernel + 0.03 * kernel.diagonal().diag()
     goal = math.log(0.9 / 0.1) + derive.BEYOND
+    chances = [part.losses.double().neg().exp() for part in parts]
     # With the lead z = log p - log(1 - p), a token's loss falls by 1 - p for every nat of z.
-    wanted = [0.2 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum() for p in chances]
-    expected = -cost @ jacobian.T @ torch.linalg.solve(kernel, torch.stack(wanted))
-    before = weights(editor)[name]
+    wanted = [0.05 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum() for p in chances]
+    amounts = torch.linalg.solve(kernel, torch.stack(wanted))
+    assert (amounts > 0).all(), "the bounds of the solve would be at work"
+    expected = -cost @ jacobian.T @ amounts
+    before = weights(editor)
     editor.edit(EDITS)
-    shift = (weights(editor)[name] - before).T.double().flatten()
+    after = weights(editor)
+    shift = torch.cat([(after[n] - before[n]).T.double().flatten() for n in names])
     assert (shift - expected).norm() / expected.norm() < 1e-3
 
 
@@ -111,8 +117,6 @@ def test_state_comes_back_and_goes_on_to_the_same_bits(build, tokenizer):
     modules = [f"model.layers.{n}.mlp.{kind}_proj" for n in (1, 2) for kind in ("gate", "up")]
     editor = Editor(build("llama"), tokenizer, method="anchored", modules=modules)
     editor.edit(EDITS)
-    # Gate and up of one block are given the same inputs, and have one memory.
-    assert list(editor.method.state.memories) == [modules[0], modules[2]]
     state = {k: v.clone() for k, v in editor.method.state_dict().items()}
     masters = {n: m.copy() for n, m in editor.bench.masters.items()}
     editor.edit(MORE)
@@ -194,6 +198,9 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits(build, tokenizer, tmp_path
         {"anchors": True},
         {"passes": True},
         {"anchors": "many"},
+        {"contexts": -1},
+        {"forms": 1.5},
+        {"chat": "yes"},
         {"text": 3},
     ],
 )
@@ -207,85 +214,28 @@ def test_the_last_edit_of_a_prompt_counts():
     assert last_of_each(edits).tolist() == [False, True, True]
 
 
-def anchors_after(editor, monkeypatch, watched):
-    """Of a turn: whose rows every pass had, and by how much the anchors' tokens lost their lead."""
-    monkeypatch.setattr(derive, "rehearsed", lambda edits: watched)
-    # Random text is like any other: nothing is taken for an edited fact.
-    monkeypatch.setattr(derive, "SAME", 2.0)
-    bench, drawn = editor.bench, editor.bench.sample(24, derive.ANCHOR_TOKENS, 3)
-
-    def now():
-        return leads(torch.cat([one.losses for one in bench.score(drawn)]))
-
-    before = now()
-    texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    rows = []
-    for shifts in editor.method.passes(bench, EDITS, texts):
-        rows.append(next(iter(shifts.values())).edit_index)
-        bench.apply(shifts)
-    return rows, float((before - now())[before > 0].clamp(min=0).mean())
-
-
-def test_anchors_that_moved_are_brought_back(build, tokenizer, monkeypatch):
-    def sure():
-        # Large logits: the model is sure of most of what it says.
-        return Editor(build("llama", initializer_range=0.6), tokenizer, method="anchored")
-
-    alone, lost = anchors_after(sure(), monkeypatch, 0)
-    rows, kept = anchors_after(sure(), monkeypatch, 24)
-    assert all((index >= 0).all() for index in alone)
-    assert (rows[0] >= 0).all()
-    assert any((index < 0).any() for index in rows[1:])
-    assert kept < 0.8 * lost
-
-
-def test_what_an_earlier_turn_wore_down_is_restored(build, tokenizer, monkeypatch):
-    monkeypatch.setattr(derive, "rehearsed", lambda edits: 24)
-    monkeypatch.setattr(derive, "SAME", 2.0)
-    editor = Editor(build("llama", initializer_range=0.6), tokenizer, method="anchored")
-    editor.edit(EDITS[:1])
-    known = editor.method.state.known.clone()
-    texts = editor.method.state.texts
-
-    def now():
-        return leads(torch.cat([one.losses for one in editor.bench.score(texts)]))
-
-    assert torch.isfinite(known).all()
-    # Wear that no turn's passes have seen: all weights that are edited, a little.
-    generator = torch.Generator().manual_seed(1)
-    worn = {}
-    for name, master in editor.bench.masters.items():
-        held = master.copy()
-        noise = torch.randn(held.shape, generator=generator)
-        worn[name] = held + 0.25 * held.std() * noise
-    editor.bench.restore(worn)
-    before = now()
-    standing = (known > 0) & (before > 0) & (known - before > derive.MOVED)
-    assert standing.any()
-    editor.edit(EDITS[1:])
-    after = now()
-    assert torch.equal(editor.method.state.known, known)
-    lost = [(known - lead)[standing].clamp(min=0).mean() for lead in (before, after)]
-    assert lost[1] < 0.8 * lost[0]
-
-
-def test_what_an_edit_names_is_given_up_for_good(build, tokenizer, monkeypatch):
-    monkeypatch.setattr(derive, "SAME", 0.3)
+def test_a_subject_is_where_an_edit_is_written(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method="anchored")
-    given_up = None
-    for edits in (EDITS[:1], EDITS[1:], MORE):
-        state = editor.method.state
-        texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
-        if given_up is not None:
-            keys = editor.bench.capture(texts)[state.likeness.module].inputs
-            named = state.likeness.close(keys)
-            assert (named & ~given_up).any()
-            assert not named.all()
-            given_up = given_up | named
-        editor.edit(edits)
-        now = editor.method.state.known == -torch.inf
-        assert given_up is None or torch.equal(now, given_up)
-        given_up = now
+    bench = editor.bench
+    edit = Edit("the capital of france is", "paris", subject="france")
+    text = bench.encoder.encode(edit.prompt, "paris")
+    behind = ("jazz guitar. ", "who was born. ")
+    found = forms(bench, edit, text, behind, 0.9, True)
+    assert [bench.tokenizer.decode([one.text.ids[one.place]]).strip()[-1:] for one in found] == [
+        "e", "e", "e",
+    ]  # fmt: skip
+    assert found[0].text == text
+    assert [one.asked for one in found] == [0.9, derive.BEHIND, derive.BEHIND]
+    # A first token is never written at.
+    start = forms(
+        bench, Edit("france", "paris"), bench.encoder.encode("france", "paris"), (), 0.9, True
+    )
+    assert all(one.place >= min(1, len(one.text.prompt) - 1) for one in start)
+
+
+def test_an_earlier_designs_state_is_refused_by_name():
+    with pytest.raises(InputError, match="earlier design"):
+        Anchored().load_state_dict({"texts.ids": torch.zeros(1)})
 
 
 def test_what_it_holds_is_no_more_than_it_says(build, tokenizer):
@@ -293,11 +243,5 @@ def test_what_it_holds_is_no_more_than_it_says(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method="anchored", modules=modules)
     editor.edit(EDITS)
     state = editor.method.state_dict()
-    held = sum(
-        4 * tensor.numel()
-        for name, tensor in state.items()
-        if name.startswith(("inverse.", "whitening."))
-    )
-    assert held <= editor.method.state_bytes(shapes_of(editor.model, modules)) < 8 * held
-    # Into an MLP the diagonal alone: these maps have more outputs than inputs.
-    assert [state[f"whitening.{name}"].dim() for name in modules] == [1, 1, 2]
+    held = sum(4 * tensor.numel() for name, tensor in state.items() if name.startswith("inverse."))
+    assert held <= editor.method.state_bytes(shapes_of(editor.model, modules)) < 16 * held

@@ -1,8 +1,5 @@
-"""Edits anchored to what the model says by itself and to what was written before."""
+"""Edits at the subject's last token in early blocks, anchored to other names and past edits."""
 
-from ultraedit.methods.anchored.anchors import Anchors
-from ultraedit.methods.anchored.method import Anchored, AnchoredConfig
+from ultraedit.methods.anchored.method import METHOD, Anchored, AnchoredConfig
 
-METHOD = Anchored
-
-__all__ = ["METHOD", "Anchored", "AnchoredConfig", "Anchors"]
+__all__ = ["METHOD", "Anchored", "AnchoredConfig"]

@@ -1,28 +1,39 @@
-"""What the anchors say about a module: which inputs are in use, which outputs decide.
+"""What an edit must not move: the keys of other names, and of ordinary text.
 
-Both moments come from one forward and backward pass over text that the model drew itself (or a
-text of the user's): what it says by itself is what it should go on saying.
+Edits are written where a name ends, so the inputs that other names give there are what has to stay
+in place. They are collected once for a model and kept under a digest of its values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ultraedit.core.capture import Rows
-from ultraedit.core.loss import choice_lead_gradient
+from ultraedit.demo.facts import subjects
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.methods.anchored.derive import DAMPING, FLOOR
-from ultraedit.methods.anchored.likeness import Likeness, likeness, narrowed, narrowing
+from ultraedit.errors import InputError
+from ultraedit.methods.anchored import derive
 from ultraedit.methods.base import Workbench
-from ultraedit.models.target import Target
+from ultraedit.methods.texts import drawn, of_file
+from ultraedit.models.identity import model_digest
+from ultraedit.storage.cache import keep, kept
 
-# Texts of one capture: its rows are float32, and at 7B's width some 70 kB a token and module.
-CHUNK = 128
-TINY = 1e-30
+# What a name stands behind: a key depends a little on the words before it.
+TEMPLATES = (
+    "{}", "The {}", "Where is {}", "The name of {}", "In the case of {}",
+    "What is the origin of {}",
+)  # fmt: skip
+# Texts of one step of the progress.
+CHUNK = 256
+# Drawing takes longer than anything else here, and a text has many tokens.
+NAMES_PER_TEXT = 16
+# Names whose first token is held in place.
+FIRST_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -30,114 +41,127 @@ class Anchors:
     """What one module is held by.
 
     Attributes:
-        metric: (d, d) float32 on the CPU, E[h h^T] over the anchors' tokens, plus a floor. A
-            token counts as much as the model is sure of its choice there.
-        whitening: float32, (E[m m^T] + damping)^-1 with m the gradient of the lead that the
-            model's choice has over every other token. A gradient of the module's outputs times
-            this is the change that gains most for what it costs of other choices. It is (e, e);
-            of a map into an MLP, to more features than it is given, only the diagonal is taken,
-            (e,): its outputs go through a function one by one. It is scaled so that m itself
-            comes out, on average, at the size of the outputs.
+        metric: (d, d) float32 on the CPU, E[h h^T] of names and of ordinary text, and a floor.
+        size: The root mean square length of what the unedited module gives for such inputs.
     """
 
     metric: Tensor
-    whitening: Tensor
+    size: float
 
 
-@dataclass
-class _Sums:
-    inputs: Tensor
-    gradients: Tensor
-    weight: float
+def measured(bench: Workbench, count: int, text: str | None) -> dict[str, Anchors]:
+    """Anchors of every edited module, from the cache where they were measured before.
 
+    Args:
+        bench: Of the model; what is measured is the model before any edit.
+        count: How many names.
+        text: A text file for the part of ordinary text; None for what the model draws itself.
 
-@dataclass(frozen=True)
-class Measured:
-    """What the anchors say of all modules.
-
-    Attributes:
-        modules: By module.
-        leaders: For every module the first one that is given the same inputs.
-        likeness: Of the keys of the last edited module: there a model has most of what it is
-            about to say.
+    Raises:
+        InputError: the file cannot be read.
     """
-
-    modules: dict[str, Anchors]
-    leaders: dict[str, str]
-    likeness: Likeness
-
-
-def measure(bench: Workbench, texts: Sequence[Encoded]) -> Measured:
-    """Anchors of every edited module over `texts`; their moments leave position 0 out.
-
-    What stands at the first position attends to nothing else and is the same for all texts.
-    """
-    sums: dict[str, _Sums] = {}
-    leaders: dict[str, str] = {}
-    last = list(bench.targets)[-1]
-    keys, by = [], narrowing(bench.targets[last].d)
-    for first in range(0, len(texts), CHUNK):
-        rows = bench.capture(texts[first : first + CHUNK], choice_lead_gradient)
-        leaders = leaders or shared_inputs(rows)
-        keys.append(narrowed(rows[last].inputs, by))
-        for name, part in rows.items():
-            _add(sums, name, part)
-    found = {name: _anchors(sums.pop(name), target) for name, target in bench.targets.items()}
-    return Measured(found, leaders, likeness(last, bench.targets[last].d, torch.cat(keys)))
+    with bench.unedited():
+        names = named(bench, count)
+        content = [
+            [one.ids for one, _ in names], text and _file_digest(text), derive.ANCHOR_TOKENS,
+            derive.NAMES_SHARE, derive.FLOOR, derive.FIRST_WEIGHT, FIRST_TOKENS,
+        ]  # fmt: skip
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        folder = f"anchors/{model_digest(bench.model)}/{digest}"
+        found = {name: _known(bench, folder, name) for name in bench.targets}
+        if any(one is None for one in found.values()):
+            found |= _measured(bench, names, text)
+            for name, one in found.items():
+                if one is not None:
+                    size = torch.tensor(one.size, dtype=torch.float64)
+                    keep(f"{folder}/{name}.safetensors", {"metric": one.metric, "size": size})
+    return {name: one for name, one in found.items() if one is not None}
 
 
-def shared_inputs(rows: Mapping[str, Rows]) -> dict[str, str]:
-    """For every module the first one that is given the same inputs, itself otherwise.
+def named(bench: Workbench, count: int) -> list[tuple[Encoded, int]]:
+    """At most `count` names behind the templates, each with the token that it ends in."""
+    found = []
+    for number, name in enumerate(subjects(count)):
+        prompt = TEMPLATES[number % len(TEMPLATES)].format(name)
+        ids = bench.encoder.token_ids(prompt)
+        # The target is not read: it closes the text, whose last token is left out.
+        whole = Encoded(tuple(ids), (ids[-1],), 1) if ids else None
+        # What stands first in a text attends to nothing; see `contexts`.
+        if whole is not None and len(ids) > 1:
+            found.append((whole, len(ids) - 1))
+    return found
 
-    Gate and up projections of one block are.
-    """
-    leaders: dict[str, str] = {}
-    for name in rows:
-        leaders[name] = next(
-            (other for other in leaders if _same(rows[other].inputs, rows[name].inputs)), name
+
+def _measured(
+    bench: Workbench, names: Sequence[tuple[Encoded, int]], text: str | None
+) -> dict[str, Anchors | None]:
+    count = max(len(names) // NAMES_PER_TEXT, 1)
+    if text is None:
+        with bench.progress("drawing text to hold the model by", 1) as advance:
+            plain = drawn(bench, count, derive.ANCHOR_TOKENS)
+            advance(1)
+    else:
+        plain = of_file(bench, text, count, derive.ANCHOR_TOKENS)
+    with bench.progress("keys of other names and of text", len(names) + len(plain)) as advance:
+        of_names = _moments(bench, [one for one, _ in names], [p for _, p in names], advance)
+        of_text = _moments(bench, plain, [None] * len(plain), advance)
+        begun = [one for one, _ in names[:FIRST_TOKENS]]
+        of_first = _moments(bench, begun, [0] * len(begun), lambda steps: None)
+    found: dict[str, Anchors | None] = {}
+    for name, target in bench.targets.items():
+        share = derive.NAMES_SHARE
+        parts = [(of_names[name], share), (of_text[name], 1 - share)]
+        # Each part counts by its own size: at names the inputs may be shorter or longer.
+        scale = [m.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny) for m, _ in parts]
+        metric = sum(
+            (m * (w * scale[0] / s) for (m, w), s in zip(parts, scale, strict=True)),
+            torch.zeros_like(of_names[name]),
         )
-    return leaders
+        weight = target.parameter.detach().to(metric.device).double()
+        weight = weight if target.transposed else weight.T
+        size = float((weight @ metric * weight).sum().clamp(min=0).sqrt())
+        metric.diagonal().add_(derive.FLOOR * metric.diagonal().mean())
+        # A text's first token attends to nothing; many models give it inputs hundreds of times as
+        # long as others, and read them from every later token.
+        metric += derive.FIRST_WEIGHT * of_first[name]
+        if not torch.isfinite(metric).all():
+            raise ValueError(f"the inputs of {name} are not finite")
+        found[name] = Anchors(metric.float().cpu(), size)
+    return found
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.device == other.device and torch.equal(one, other)
+def _moments(
+    bench: Workbench,
+    texts: Sequence[Encoded],
+    places: Sequence[int | None],
+    advance: Callable[[int], object],
+) -> dict[str, Tensor]:
+    """(d, d) float64 second moments of every edited module's inputs, on its device."""
+    sums: dict[str, Tensor] = {}
+    tokens = 0
+    for first in range(0, len(texts), CHUNK):
+        part = texts[first : first + CHUNK]
+        for inputs in bench.inputs_at(part, places[first : first + CHUNK]):
+            tokens += len(next(iter(inputs.values())))
+            for name, rows in inputs.items():
+                # float32 products, float64 sums: a batch is a few thousand rows.
+                product = (rows.T @ rows).double()
+                sums[name] = sums[name] + product if name in sums else product
+        advance(len(part))
+    return {name: one / max(tokens, 1) for name, one in sums.items()}
 
 
-def _add(sums: dict[str, _Sums], name: str, rows: Rows) -> None:
-    later = torch.cat([rows.edit_index.new_zeros(1), rows.edit_index[:-1]]) == rows.edit_index
-    later[0] = False
-    # The square root goes into both sides of the product.
-    sure = torch.exp(-rows.losses).to(later.device) * later
-    h, g = (part * sure.sqrt().to(part.device)[:, None] for part in (rows.inputs, rows.gradients))
-    held = sums.setdefault(name, _Sums(torch.zeros(()), torch.zeros(()), 0.0))
-    second = g.square().sum(0) if g.shape[1] > h.shape[1] else g.T @ g
-    # In float32: what float64 would add is far below the floor, and of a wide model the sums
-    # of all modules are gigabytes.
-    held.inputs = h.T @ h + held.inputs.to(h.device)
-    held.gradients = second + held.gradients.to(g.device)
-    held.weight += float(sure.sum())
+def _known(bench: Workbench, folder: str, name: str) -> Anchors | None:
+    tensors: Mapping[str, Tensor] = kept(f"{folder}/{name}.safetensors")
+    d = bench.targets[name].d
+    if tensors.keys() != {"metric", "size"} or tensors["metric"].shape != (d, d):
+        return None
+    return Anchors(tensors["metric"], float(tensors["size"]))
 
 
-def _anchors(sums: _Sums, target: Target) -> Anchors:
-    if not sums.weight:
-        # Every text ended at once: nothing is known, and every direction is as dear as another.
-        device = target.parameter.device
-        output = torch.ones(target.e) if target.e > target.d else torch.eye(target.e)
-        return Anchors(torch.eye(target.d), output.to(device))
-    metric = sums.inputs / sums.weight
-    weight = target.parameter.detach().to(metric)
-    weight = weight if target.transposed else weight.T
-    outputs = ((weight @ metric) * weight).sum().clamp(min=0).sqrt()
-    metric.diagonal().add_(FLOOR * metric.diagonal().mean())
-    metric = metric.cpu()
-    leads = sums.gradients.double() / sums.weight
-    if leads.dim() == 1:
-        whitening = 1 / (leads + DAMPING * leads.mean() + TINY)
-        size = (whitening.square() * leads).sum().clamp(min=TINY).sqrt()
-        return Anchors(metric, (whitening * (outputs / size)).float())
-    damped = leads.clone()
-    damped.diagonal().add_(DAMPING * leads.diagonal().mean() + TINY)
-    whitening = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    # The root of the mean square of a whitened m.
-    size = (whitening * (leads @ whitening)).sum().clamp(min=TINY).sqrt()
-    return Anchors(metric, (whitening * (outputs / size)).float().contiguous())
+def _file_digest(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None

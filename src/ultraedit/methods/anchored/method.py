@@ -1,4 +1,4 @@
-"""The method: every answer token's lead is raised, pass by pass, at the least cost to the rest."""
+"""The method: an answer is written where its subject ends, at the least cost to everything else."""
 
 from __future__ import annotations
 
@@ -12,25 +12,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ultraedit.core.capture import Rows
-from ultraedit.core.metric import directions, multipliers, summed
-from ultraedit.core.shift import LowRank
+from ultraedit.core.metric import bounded_multipliers
+from ultraedit.core.shift import LowRank, Shift
+from ultraedit.core.spot_rows import SpotRows
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError, TurnRefusedError
-from ultraedit.methods.anchored import anchors, derive
+from ultraedit.methods.anchored import derive
+from ultraedit.methods.anchored.anchors import measured
+from ultraedit.methods.anchored.contexts import Form, beginnings, forms
 from ultraedit.methods.anchored.memory import KeyMemory
-from ultraedit.methods.anchored.pace import Pace
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive, is_count
-from ultraedit.methods.texts import drawn, of_file
 from ultraedit.models.presets import output_projections
 from ultraedit.records import Edit
 
-# H M^-1 and H M^-1 H^T, of every module that has a memory.
-Keys = tuple[dict[str, Tensor], dict[str, Tensor]]
-# What belongs to no edit of the turn: rows that bring an anchor back.
-NO_EDIT = -1
 # Losses below this are all the same: in float32 a lead beyond 14 jumps by more than half a nat.
 TINY = 1e-5
 
@@ -40,21 +36,28 @@ class AnchoredConfig:
     """Settings; the numbers behind the method itself are in `derive`.
 
     Attributes:
-        lr: What share of the way to its goal every answer token is taken in a pass, if its lead
-            were linear in the weights; `auto` is `derive.STEP`.
+        lr: What share of the way to its goal every answer is taken in a pass, if its lead were
+            linear in the weights; `auto` is `derive.STEP`.
         ridge: How much of a row is held back, as a share of its own weight in the solve.
         threshold: An edit is learned when every answer token has at least this probability.
         passes: At most so many over one turn.
-        anchors: How many texts of `derive.ANCHOR_TOKENS` tokens it is held by; `auto` is
-            `derive.anchor_texts`. Fewer are sooner measured.
-        text: A text file to anchor to instead of what the model says by itself: it is then held
-            to what it would say there. Read before the first turn, also after undoing all.
+        contexts: How many beginnings, drawn by the model, a prompt is also read behind: more
+            carry an edit further, to prompts in other surroundings.
+        forms: How many of an edit's texts a pass reads beside the edit's own, in turn. 0 takes
+            half the time, and reworded prompts learn less.
+        chat: Whether an edit is also written in the tokenizer's chat template, if it has one.
+        anchors: How many names the model is held by; `auto` is `derive.anchor_texts`.
+        text: A text file that stands for ordinary text instead of what the model draws itself.
+            Read before the first turn, also after undoing all.
     """
 
     lr: float | str = "auto"
     ridge: float = 0.03
-    threshold: float = 0.97
-    passes: int = 10
+    threshold: float = 0.9
+    passes: int = 12
+    contexts: int = 4
+    forms: int = 1
+    chat: bool = True
     anchors: int | str = "auto"
     text: str | os.PathLike[str] | None = None
 
@@ -66,6 +69,12 @@ class AnchoredConfig:
             raise InputError(f"threshold must lie between 0 and 1, not {self.threshold!r}")
         if not is_count(self.passes):
             raise InputError(f"passes must be at least 1, not {self.passes!r}")
+        for name in ("contexts", "forms"):
+            value = getattr(self, name)
+            if value is False or (value != 0 and not is_count(value)):
+                raise InputError(f"{name} must be 0 or more, not {value!r}")
+        if not isinstance(self.chat, bool):
+            raise InputError(f"chat must be true or false, not {self.chat!r}")
         if self.anchors != "auto" and not is_count(self.anchors):
             raise InputError(f"anchors must be auto or at least 1, not {self.anchors!r}")
         if isinstance(self.text, os.PathLike):
@@ -75,13 +84,19 @@ class AnchoredConfig:
 
 
 class Anchored(Method):
-    """Closed-form passes over a turn until it is learned, held by anchors and past edits."""
+    """Closed-form passes over a turn until it is learned, held by other names and past edits.
+
+    Every pass solves one joint least-squares problem over all edited modules. Each text is one
+    constraint: its loss is to fall by so much. The price of a shift W is tr(W^T M W), M being the
+    second moment of the inputs that other names, ordinary text and past edits give. As in
+    arXiv:2202.05262, an edit is written at its subject's last token.
+    """
 
     info = MethodInfo(
         name="anchored",
-        summary="small closed-form passes, held by the model's own text and by past edits",
-        reference="builds on arXiv:2505.14679",
-        prepares="anchors are drawn and measured, once",
+        summary="closed-form passes where a subject ends, held by other names and past edits",
+        reference="builds on arXiv:2505.14679 and arXiv:2210.07229",
+        prepares="keys of other names and of text are measured, once for a model",
         exports=("checkpoint", "delta", "lora"),
     )
     Config = AnchoredConfig
@@ -90,13 +105,10 @@ class Anchored(Method):
         super().__init__(config)
         self.state = State()
         self._systems: dict[str, Tensor] = {}
-        self._named = torch.empty(0, dtype=torch.int64)
         self._began = False
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
-        # Also of the paper's models: gate and up projections, which it edits in some of them,
-        # lose a quarter of the mean here (docs/quality.md).
         return output_projections(model, derive.edited_blocks)
 
     @property
@@ -104,14 +116,13 @@ class Anchored(Method):
         return int(self.config.passes)
 
     def tokens_beside(self, edits: int) -> int:
-        return max(derive.rehearsed(edits), anchors.CHUNK) * derive.ANCHOR_TOKENS
+        # The other forms' rows are one a text.
+        return edits * int(self.config.forms)
 
     def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         # The anchors' own metric is on the CPU. Where a turn ends, its inverses stand beside
         # those of the turn before, and where past keys fade, one is inverted in float64.
-        inverses = 4 * sum(d * d for d, _ in shapes)
-        rest = 4 * sum(e * e if e <= d else e for d, e in shapes)
-        return rest + 2 * inverses + max(32 * d * d for d, _ in shapes)
+        return 8 * sum(d * d for d, _ in shapes) + max(32 * d * d for d, _ in shapes)
 
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
@@ -120,102 +131,75 @@ class Anchored(Method):
         with refusing("the anchors"):
             state = self.state if self.state.memories else began(bench, self.config)
         state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
-        watched, places = state.watched(derive.rehearsed(len(texts)))
+        all_forms = [
+            forms(bench, edit, text, state.beginnings, self.config.threshold, self.config.chat)
+            for edit, text in zip(edits, texts, strict=True)
+        ]
         newest = last_of_each(edits)
-        known, named = torch.empty(0), places[:0]
+        waiting = newest.clone()
+        # Of every edit's own text: its losses before the first pass, and now.
+        first_losses, own_losses = torch.full((2, len(edits)), torch.nan)
         lefts: dict[str, Tensor] = {}
         systems: dict[str, Tensor] = {}
-        pace = Pace(self._share)
         for number in range(self.config.passes):
-            rows = bench.capture([*texts, *watched])
-            some = next(iter(rows.values()))
-            own = some.edit_index < len(texts)
-            wanted = newest & unlearned(some, len(texts), self.config.threshold).cpu()
-            if not wanted.any():
-                break
-            now = leads(some.losses)
+            if not waiting.any():
+                # What was learned may have been lost to what was learned after it.
+                waiting = newest & lost(bench, texts, self.config.threshold)
+                if not waiting.any():
+                    break
+            carried = ~(own_losses > derive.CARRIED * first_losses)
+            at_end = ~carried & (number >= derive.LAST_TOKEN_FROM * self.config.passes)
+            owners, chosen = self._chosen(all_forms, waiting, number, at_end)
+            rows = bench.capture_spots([one.text for one in chosen], [one.place for one in chosen])
+            falls, learned = self._falls(rows, chosen)
+            sums = torch.zeros(len(chosen)).index_add_(0, rows.text, rows.losses)
+            own = torch.cat([owners.new_tensor([-1]), owners[:-1]]) != owners
+            own_losses[owners[own]] = sums[own]
             if number == 0:
-                keys = rows[state.likeness.module].inputs
-                named = state.likeness.close(keys[own.to(keys.device)]).nonzero()[:, 0]
-                known = state.edited(named).known[places].to(now.device)
-                # What has lost its place already may have been edited in other words.
-                known[now[~own] <= 0] = -torch.inf
-            missing = self._goal - now
-            # Of an anchor's token; its row carries a little of the tokens after it, named or not.
-            missing[~own] = known - now[~own]
-            chosen = own.clone()
-            chosen[own] = wanted.to(own.device)[some.edit_index[own]]
-            chosen[~own] = (known > 0) & (missing[~own] > derive.MOVED)
-            missing[own] *= pace.next_share(float(missing[chosen & own].clamp(min=0).sum()))
-            # A text's loss falls by its tokens' leads times what each has left to win.
-            falls = missing.clamp(min=0) * -torch.expm1(-some.losses)
-            keep = own[chosen] if number == 0 else None
-            shifts, cost, kept = self._solved(rows, chosen, falls, state, keep)
-            most = pace.held_back(cost)
-            index = torch.where(own, some.edit_index, NO_EDIT)[chosen]
-            if number == 0:
+                first_losses = own_losses.clone()
+            still = torch.zeros_like(waiting)
+            still[owners[~learned]] = True
+            waiting = still
+            if learned.all():
+                continue
+            shifts, kept = solved(rows, ~learned, falls, owners, state, self.config.ridge)
+            if not lefts:
                 lefts, systems = kept
-            yield {
-                n: LowRank(left, right * most, index.to(left.device))
-                for n, (left, right) in shifts.items()
-            }
+            yield shifts
         if systems:
             with refusing("the turn's keys"):
-                state = state.after(lefts, systems, named)
-        self.state, self._systems, self._named = state, systems, named
+                state = state.after(lefts, systems)
+        self.state, self._systems = state, systems
 
-    @property
-    def _share(self) -> float:
-        return derive.STEP if self.config.lr == "auto" else float(self.config.lr)
+    def _chosen(
+        self, all_forms: Sequence[Sequence[Form]], waiting: Tensor, number: int, at_end: Tensor
+    ) -> tuple[Tensor, list[Form]]:
+        """The texts that pass `number` reads: of every waiting edit its own, then some others.
 
-    @property
-    def _goal(self) -> float:
-        return derive.goal(self.config.threshold)
-
-    def _solved(
-        self,
-        rows: Mapping[str, Rows],
-        chosen: Tensor,
-        falls: Tensor,
-        state: State,
-        keep: Tensor | None,
-    ) -> tuple[dict[str, tuple[Tensor, Tensor]], float, Keys]:
-        """Both sides of every module's shift, what they cost, and the keys that are edits'.
-
-        Args:
-            rows: By module.
-            chosen: (n,) bool, the rows that there is something to do for.
-            falls: (n,) by how much each is to lower the loss of its text.
-            state: The metrics.
-            keep: (chosen,) bool, which of the chosen have keys to be returned; None for none.
+        Those of the edits in `at_end` are written at the prompt's last token.
         """
-        index = next(iter(rows.values())).edit_index
-        _, text = torch.unique(index[chosen], return_inverse=True)
-        sides: dict[str, tuple[Tensor, Tensor]] = {}
-        keys: Keys = ({}, {})
-        kernel = torch.zeros((), device=chosen.device)
-        for name, part in rows.items():
-            here = chosen.to(part.inputs.device)
-            found = directions(
-                part.inputs[here],
-                part.gradients.to(here.device)[here],
-                state.memories[state.leaders[name]].inverse,
-                state.whitening[name],
-            )
-            # Of all these rows one matrix is held at a time, whatever the number of modules.
-            kernel = kernel + summed(summed(found.kernel.to(chosen.device), text).T, text)
-            sides[name] = found.left, found.right
-            if keep is not None and name in state.memories:
-                edits = keep.to(found.left.device)
-                keys[0][name], keys[1][name] = found.left[edits], found.system[edits][:, edits]
-        texts = multipliers(kernel, summed(falls[chosen], text), self.config.ridge)
-        cost = float(texts @ kernel.double() @ texts)
-        amounts = texts[text]
-        shifts = {
-            name: (left, right * -amounts.to(right)[:, None])
-            for name, (left, right) in sides.items()
-        }
-        return shifts, cost, keys
+        owners, chosen = [], []
+        for edit in waiting.nonzero()[:, 0].tolist():
+            own, *others = all_forms[edit]
+            count = min(self.config.forms, len(others))
+            picked = [others[(number * count + n) % len(others)] for n in range(count)]
+            for form in (own, *picked):
+                owners.append(edit)
+                chosen.append(form.at_prompt_end() if at_end[edit] else form)
+        return torch.tensor(owners), chosen
+
+    def _falls(self, rows: SpotRows, chosen: Sequence[Form]) -> tuple[Tensor, Tensor]:
+        """(n,) by how much each text's loss is to fall in this pass, and (n,) bool: learned."""
+        text, losses = rows.text, rows.losses
+        asked = torch.tensor([one.asked for one in chosen])
+        worst = losses.new_zeros(len(chosen)).scatter_reduce_(0, text, losses, "amax")
+        # What is no number has not been learned.
+        learned = worst <= -asked.log()
+        share = derive.STEP if self.config.lr == "auto" else float(self.config.lr)
+        missing = (derive.goal(self.config.threshold) - leads(losses)).clamp(min=0) * share
+        # A text's loss falls by its tokens' leads times what each has left to win.
+        falls = losses.new_zeros(len(chosen)).index_add_(0, text, missing * -torch.expm1(-losses))
+        return falls, learned
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.state.tensors()
@@ -224,23 +208,26 @@ class Anchored(Method):
         self.state = State.of(state)
 
     def record(self) -> dict[str, Tensor]:
-        """The whole state after the turn that drew the anchors; n x n numbers a module later."""
+        """The whole state after the turn that measured the anchors; n x n a module later."""
         if self._began:
             return self.state_dict()
-        systems = {f"system.{name}": system for name, system in self._systems.items()}
-        return systems | {"named": self._named.int()} if systems else {}
+        return {f"system.{name}": system for name, system in self._systems.items()}
 
     def replay(self, record: Mapping[str, Tensor], passes: Sequence[Shifts]) -> None:
-        if record and "named" not in record:
+        systems = {
+            name.removeprefix("system."): system
+            for name, system in record.items()
+            if name.startswith("system.")
+        }
+        if record and not systems:
             self.load_state_dict(record)
-        elif record:
-            systems = {n.removeprefix("system."): m for n, m in record.items() if n != "named"}
-            lefts = {}
-            for name in systems:
-                first = passes[0][name]
-                lefts[name] = first.left[first.edit_index >= 0]  # type: ignore[union-attr]
+        elif systems:
+            lefts = {name: low_rank(passes[0][name]).left for name in systems}
             self.state = self.state.on({name: left.device for name, left in lefts.items()})
-            self.state = self.state.after(lefts, systems, record["named"].long())
+            self.state = self.state.after(lefts, systems)
+
+
+METHOD = Anchored
 
 
 @contextmanager
@@ -257,28 +244,79 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def began(bench: Workbench, config: AnchoredConfig) -> State:
-    """The state before a first turn: anchors drawn and measured, nothing remembered."""
+    """The state before a first turn: anchors measured, nothing remembered."""
     widest = max(target.d for target in bench.targets.values())
     count = derive.anchor_texts(widest) if config.anchors == "auto" else int(config.anchors)
-    tokens = derive.ANCHOR_TOKENS
-    if config.text is None:
-        texts = drawn(bench, count, tokens)
-    else:
-        texts = of_file(bench, str(config.text), count, tokens)
-    measured = anchors.measure(bench, texts)
+    anchors = measured(bench, count, None if config.text is None else str(config.text))
     memories = {
-        name: KeyMemory.empty(measured.modules[name].metric, bench.targets[name].parameter.device)
-        for name, leader in measured.leaders.items()
-        if leader == name
+        name: KeyMemory.empty(one.metric, bench.targets[name].parameter.device)
+        for name, one in anchors.items()
     }
-    return State(
-        measured.leaders,
-        {name: one.whitening for name, one in measured.modules.items()},
-        memories,
-        tuple(texts),
-        leads(torch.cat([scored.losses.float().cpu() for scored in bench.score(texts)])),
-        measured.likeness,
-    )
+    sizes = {name: one.size for name, one in anchors.items()}
+    return State(memories, sizes, beginnings(bench, config.contexts))
+
+
+def solved(
+    rows: SpotRows,
+    open_: Tensor,
+    falls: Tensor,
+    owners: Tensor,
+    state: State,
+    ridge: float,
+) -> tuple[dict[str, LowRank], tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """The cheapest shifts that lower every open text's loss as wanted, to first order.
+
+    Args:
+        rows: Of n texts.
+        open_: (n,) bool, the texts that count.
+        falls: (n,) float32, by how much each is to fall.
+        owners: (n,) int64, the edit of each text.
+        state: The metrics.
+        ridge: See `core.metric.multipliers`.
+
+    Returns:
+        Shifts by module, and H M^-1 and H M^-1 H^T of every module's open rows.
+    """
+    sides: dict[str, tuple[Tensor, Tensor]] = {}
+    systems: dict[str, Tensor] = {}
+    count = int(open_.sum())
+    kernel = torch.zeros(count, count, dtype=torch.float64)
+    reach = torch.zeros(count, dtype=torch.float64)
+    for name, inputs in rows.inputs.items():
+        here = open_.to(inputs.device)
+        keys = inputs[here]
+        gradients = rows.gradients[name].to(inputs.device)[here]
+        left = keys @ state.memories[name].inverse
+        system = left @ keys.T
+        system = (system + system.T) / 2
+        likeness = gradients @ gradients.T
+        kernel += (system.double() * (likeness + likeness.T).double() / 2).cpu()
+        moved = system.diagonal() * gradients.norm(dim=1) / max(state.sizes[name], TINY)
+        reach += moved.double().square().cpu()
+        sides[name], systems[name] = (left, gradients), system
+    limit = derive.REACH * math.sqrt(len(sides)) / reach.sqrt().clamp(min=TINY**2)
+    amounts = bounded_multipliers(kernel, falls[open_], ridge, limit)
+    index = owners[open_]
+    shifts = {
+        name: LowRank(
+            left, right * -amounts.to(right.device, right.dtype)[:, None], index.to(left.device)
+        )
+        for name, (left, right) in sides.items()
+    }
+    return shifts, ({name: left for name, (left, _) in sides.items()}, systems)
+
+
+def lost(bench: Workbench, texts: Sequence[Encoded], threshold: float) -> Tensor:
+    """(edits,) bool: whether an edit's least likely token is under the threshold now."""
+    worst = [float(scored.losses.max()) for scored in bench.score(texts)]
+    return ~(torch.tensor(worst) <= -math.log(threshold))
+
+
+def low_rank(shift: Shift) -> LowRank:
+    """The shift, which this method makes of low rank."""
+    if not isinstance(shift, LowRank):
+        raise InputError("this is no turn of method anchored")
+    return shift
 
 
 def last_of_each(edits: Sequence[Edit]) -> Tensor:
@@ -291,12 +329,3 @@ def last_of_each(edits: Sequence[Edit]) -> Tensor:
 def leads(losses: Tensor) -> Tensor:
     """log p - log(1 - p) of tokens with these -log p; finite."""
     return -losses - torch.log(-torch.expm1(-losses.clamp(min=TINY)))
-
-
-def unlearned(rows: Rows, edits: int, threshold: float) -> Tensor:
-    """(edits,) bool: whether an edit's least likely token is still under the threshold."""
-    own = rows.edit_index < edits
-    index = rows.edit_index[own].to(rows.losses.device)
-    worst = rows.losses.new_zeros(edits).scatter_reduce_(0, index, rows.losses[own], "amax")
-    # What is no number has not been learned.
-    return ~(worst <= -math.log(threshold)).to(rows.edit_index.device)
