@@ -54,10 +54,9 @@ def likely_subject_end(prompt: str) -> int:
             spans.append((words[first].start, word.end))
         elif joins and not words[place - 1].closes and not word.closes:
             # "of", "the" and the like hold two names together; a longer word does not.
-after = [place + 1, place + 2] if words[place + 1 : place + 2] and words[
-                place + 1
-            ].is_small else [place + 1]
-            bridge = word.is_small and any(named[n] for n in after if n < len(words))
+            following = words[place + 1 : place + 2]
+            reach = 3 if following and following[0].is_small else 2
+            bridge = word.is_small and any(named[place + 1 : place + reach])
             last = place if bridge else -1
         else:
             last = -1

@@ -49,7 +49,7 @@ def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
 def test_a_first_pass_is_the_equation(build, tokenizer):
     """Written out in float64 over all weights at once, from passes over single texts."""
     names = [f"model.layers.{n}.mlp.down_proj" for n in (1, 2)]
-    method = Anchored(AnchoredConfig(passes=1, lr=0.05, threshold=0.9, forms=0))
+    method = Anchored(AnchoredConfig(passes=1, lr=0.002, threshold=0.9, forms=0))
     editor = Editor(build("llama"), tokenizer, method=method, modules=names)
     bench = editor.bench
     first = [forms(bench, e, bench.encoder.encode(e.prompt, e.answers[0]), (), 0.9, False)[0]
@@ -73,7 +73,7 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     goal = math.log(0.9 / 0.1) + derive.BEYOND
     chances = [part.losses.double().neg().exp() for part in parts]
     # With the lead z = log p - log(1 - p), a token's loss falls by 1 - p for every nat of z.
-    wanted = [0.05 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum() for p in chances]
+    wanted = [0.002 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum() for p in chances]
     amounts = torch.linalg.solve(kernel, torch.stack(wanted))
     assert (amounts > 0).all(), "the bounds of the solve would be at work"
     expected = -cost @ jacobian.T @ amounts

@@ -72,7 +72,7 @@ def forms(
     asked: list[tuple[Encoder, str, float]] = []
     if chat and not bench.encoder.chat and getattr(bench.tokenizer, "chat_template", None):
         asked.append((replace(bench.encoder, chat=True), "", threshold))
-    asked += [(bench.encoder, words, derive.BEHIND) for words in before]
+    asked += [(bench.encoder, words, min(derive.BEHIND, threshold)) for words in before]
     room = context_length(bench.model) or math.inf
     for encoder, words, probability in asked:
         prompt = words + edit.prompt.lstrip() if words else edit.prompt
