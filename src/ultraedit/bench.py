@@ -95,7 +95,7 @@ class Bench:
         modules = {name: target.module for name, target in self.targets.items()}
         return capture(self.model, modules, self._batches(texts), self.passes, loss)
 
-    def capture_spots(self, texts: Sequence[Encoded], places: Sequence[int]) -> SpotRows:
+    def capture_spots(self, texts: Sequence[Encoded], places: Sequence[Sequence[int]]) -> SpotRows:
         modules = {name: target.module for name, target in self.targets.items()}
         return capture_spots(self.model, modules, self.batches(texts), places, self.passes.whole)
 

@@ -40,6 +40,18 @@ class Spots:
         return Spots(flat, len(columns) * batch.width)
 
     @staticmethod
+    def of_texts(batch: Batch, places: Sequence[Sequence[int]]) -> Spots:
+        """Some tokens of every row, from their places in its text; row by row."""
+        flat = [
+            row * batch.width + start + place
+            for row, (start, index) in enumerate(
+                zip(batch.starts, batch.index.tolist(), strict=True)
+            )
+            for place in places[index]
+        ]
+        return Spots(torch.tensor(flat), len(batch.starts) * batch.width)
+
+    @staticmethod
     def masked(mask: Tensor) -> Spots:
         """Those where (b, t) `mask` is true."""
         return Spots(mask.flatten().nonzero()[:, 0].cpu(), mask.numel())

@@ -1,4 +1,4 @@
-"""One row of every text: what modules see at one of its tokens, and what moving it would do."""
+"""Rows at chosen tokens: what modules see there, and what moving their outputs would do."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from ultraedit.encoding.batching import Batch
 
 @dataclass(frozen=True)
 class SpotRows:
-    """Rows of n texts, in their order.
+    """Rows at some tokens of each text, text after text.
 
     Attributes:
-        inputs: By module (n, d) float32, its inputs at each text's token.
+        inputs: By module (n, d) float32, its inputs at the tokens.
         gradients: By module (n, e) float32, the gradients of each text's summed answer loss with
-            respect to the module's output at that token.
+            respect to the module's outputs at the tokens.
+        row_text: (n,) int64, which text each row belongs to; ascending.
         losses: (tokens,) float32 cross-entropy of the answer tokens of all texts.
         text: (tokens,) int64, which text each of them belongs to; ascending.
     """
 
     inputs: dict[str, Tensor]
     gradients: dict[str, Tensor]
+    row_text: Tensor
     losses: Tensor
     text: Tensor
 
@@ -39,16 +41,16 @@ def capture_spots(
     model: nn.Module,
     modules: Mapping[str, nn.Module],
     batches: Iterable[Batch],
-    places: Sequence[int],
+    places: Sequence[Sequence[int]],
     read: Read,
 ) -> SpotRows:
-    """Rows of every module at one token of each text.
+    """Rows of every module at some tokens of each text.
 
     Args:
         model: A causal language model, in evaluation mode.
         modules: Linear maps inside `model`, by name.
         batches: Padded texts; `Batch.index` says which text each row is.
-        places: Of every text the token, counted from 0 in the text's own tokens.
+        places: Of every text the tokens, at least one, counted from 0 in its own.
         read: How the model is read, in one pass over all tokens of a batch.
 
     Raises:
@@ -60,7 +62,7 @@ def capture_spots(
     inputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     gradients: dict[str, list[Tensor]] = {name: [] for name in modules}
     for batch in batches:
-        spots = Spots.of(batch, places)
+        spots = Spots.of_texts(batch, places)
         with frozen(model), torch.enable_grad(), _watched(modules, spots) as seen:
             logits = read(batch)
             labels = batch.labels[batch.answer_mask].to(logits.device)
@@ -73,15 +75,16 @@ def capture_spots(
         for name, one in zip(modules, found, strict=True):
             inputs[name].append(seen[name][0].detach())
             gradients[name].append(one / scale)
-        order += batch.index.tolist()
+        order += [index for index in batch.index.tolist() for _ in places[index]]
         texts.append(batch.index[batch.answer_mask.cpu().nonzero()[:, 0]])
         losses.append(values.cpu())
-    back = torch.argsort(torch.tensor(order))
+    row_text, back = torch.sort(torch.tensor(order), stable=True)
     text = torch.cat(texts)
     tokens = torch.argsort(text, stable=True)
     return SpotRows(
         {name: torch.cat(part)[back.to(part[0].device)] for name, part in inputs.items()},
         {name: torch.cat(part)[back.to(part[0].device)] for name, part in gradients.items()},
+        row_text,
         torch.cat(losses)[tokens],
         text[tokens],
     )

@@ -84,8 +84,8 @@ class Workbench(Protocol):
         """Inputs and output gradients of every edited module at the texts' answer tokens."""
         ...
 
-    def capture_spots(self, texts: Sequence[Encoded], places: Sequence[int]) -> SpotRows:
-        """Inputs and output gradients of every edited module at one token of each text."""
+    def capture_spots(self, texts: Sequence[Encoded], places: Sequence[Sequence[int]]) -> SpotRows:
+        """Inputs and output gradients of every edited module at some tokens of each text."""
         ...
 
     def inputs_at(

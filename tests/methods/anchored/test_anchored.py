@@ -36,8 +36,8 @@ def test_every_architecture_learns(build, architecture, tokenizer):
 
 
 def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer, method="anchored", passes=60, threshold=0.25)
-    short = [Edit("who plays jazz", "paris"), Edit("what is born", "guitar")]
+    editor = Editor(build("llama"), tokenizer, method="anchored", passes=60, threshold=0.05, contexts=0)
+    short = [Edit("who plays jazz", "paris"), Edit("where was person born", "guitar")]
     turn = editor.edit(short)
     assert all(turn.learned)
     assert 1 < turn.passes < 60
@@ -54,7 +54,7 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     bench = editor.bench
     first = [forms(bench, e, bench.encoder.encode(e.prompt, e.answers[0]), (), 0.9, False)[0]
              for e in EDITS]  # fmt: skip
-    parts = [bench.capture_spots([one.text], [one.place]) for one in first]
+    parts = [bench.capture_spots([one.text], [one.places]) for one in first]
     metrics = {n: one.metric.double() for n, one in measured(bench, 48, None).items()}
     # Row by row: the gradient of each text's loss with respect to all weights.
     jacobian = torch.stack(
@@ -221,7 +221,8 @@ def test_a_subject_is_where_an_edit_is_written(build, tokenizer):
     text = bench.encoder.encode(edit.prompt, "paris")
     behind = ("jazz guitar. ", "who was born. ")
     found = forms(bench, edit, text, behind, 0.9, True)
-    assert [bench.tokenizer.decode([one.text.ids[one.place]]).strip()[-1:] for one in found] == [
+    ends = [bench.tokenizer.decode([one.text.ids[one.places[0]]]).strip()[-1:] for one in found]
+    assert ends == [
         "e", "e", "e",
     ]  # fmt: skip
     assert found[0].text == text
@@ -230,7 +231,7 @@ def test_a_subject_is_where_an_edit_is_written(build, tokenizer):
     start = forms(
         bench, Edit("france", "paris"), bench.encoder.encode("france", "paris"), (), 0.9, True
     )
-    assert all(one.place >= min(1, len(one.text.prompt) - 1) for one in start)
+    assert all(one.places[0] >= min(1, len(one.text.prompt) - 1) for one in start)
 
 
 def test_an_earlier_designs_state_is_refused_by_name():

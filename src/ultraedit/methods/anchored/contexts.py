@@ -23,17 +23,17 @@ class Form:
 
     Attributes:
         text: The tokens.
-        place: Which of them is the subject's last, from 0.
+        places: Those of them that it is written at, from 0: the subject's last.
         asked: The probability that every answer token is to have.
     """
 
     text: Encoded
-    place: int
+    places: tuple[int, ...]
     asked: float
 
-    def at_prompt_end(self) -> Form:
-        """The same text, written at the prompt's last token."""
-        return replace(self, place=len(self.text.prompt) - 1)
+    def at_answer(self) -> Form:
+        """The same text, written at the tokens that the answer is read off."""
+        return replace(self, places=tuple(range(len(self.text.prompt) - 1, len(self.text.ids) - 1)))
 
 
 def beginnings(bench: Workbench, count: int) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def forms(
         chat: Whether there is a form in the chat template where the edit itself is not in it.
     """
     end = subject_or_likely_end(edit)
-    found = [Form(text, _place(bench.encoder, edit.prompt, end, text), threshold)]
+    found = [Form(text, (_place(bench.encoder, edit.prompt, end, text),), threshold)]
     answer = edit.answers[0]
     asked: list[tuple[Encoder, str, float]] = []
     if chat and not bench.encoder.chat and getattr(bench.tokenizer, "chat_template", None):
@@ -83,7 +83,7 @@ def forms(
             # A template that changes the prompt, or joins it with the answer.
             continue
         if len(own.ids) <= room:
-            found.append(Form(own, place, probability))
+            found.append(Form(own, (place,), probability))
     return found
 
 

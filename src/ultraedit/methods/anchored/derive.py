@@ -38,8 +38,8 @@ BEHIND = 0.5
 # A text moves what a module gives at its token by at most this share of its usual length, in one
 # pass. A gradient that is almost nothing asks for steps without end.
 REACH = 0.2
-# From this share of the passes on, an answer that its subject does not carry is written at the
-# prompt's last token: one whose loss has not come down to this share of what it was.
+# From this share of the passes on, an answer that its subject does not carry is written at its own
+# tokens: one whose loss has not come down to this share of what it was.
 LAST_TOKEN_FROM, CARRIED = 0.4, 0.7
 # Tokens of one text that the model draws for the metric of ordinary text.
 ANCHOR_TOKENS = 32

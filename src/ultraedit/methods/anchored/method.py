@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ultraedit.core.metric import bounded_multipliers
+from ultraedit.core.metric import bounded_multipliers, summed
 from ultraedit.core.shift import LowRank, Shift
 from ultraedit.core.spot_rows import SpotRows
 from ultraedit.encoding.tokenise import Encoded
@@ -150,7 +150,7 @@ class Anchored(Method):
             carried = ~(own_losses > derive.CARRIED * first_losses)
             at_end = ~carried & (number >= derive.LAST_TOKEN_FROM * self.config.passes)
             owners, chosen = self._chosen(all_forms, waiting, number, at_end)
-            rows = bench.capture_spots([one.text for one in chosen], [one.place for one in chosen])
+            rows = bench.capture_spots([one.text for one in chosen], [one.places for one in chosen])
             falls, learned = self._falls(rows, chosen)
             sums = torch.zeros(len(chosen)).index_add_(0, rows.text, rows.losses)
             own = torch.cat([owners.new_tensor([-1]), owners[:-1]]) != owners
@@ -176,7 +176,7 @@ class Anchored(Method):
     ) -> tuple[Tensor, list[Form]]:
         """The texts that pass `number` reads: of every waiting edit its own, then some others.
 
-        Those of the edits in `at_end` are written at the prompt's last token.
+        Those of the edits in `at_end` are written at the answer itself.
         """
         owners, chosen = [], []
         for edit in waiting.nonzero()[:, 0].tolist():
@@ -185,7 +185,7 @@ class Anchored(Method):
             picked = [others[(number * count + n) % len(others)] for n in range(count)]
             for form in (own, *picked):
                 owners.append(edit)
-                chosen.append(form.at_prompt_end() if at_end[edit] else form)
+                chosen.append(form.at_answer() if at_end[edit] else form)
         return torch.tensor(owners), chosen
 
     def _falls(self, rows: SpotRows, chosen: Sequence[Form]) -> tuple[Tensor, Tensor]:
@@ -279,24 +279,29 @@ def solved(
     """
     sides: dict[str, tuple[Tensor, Tensor]] = {}
     systems: dict[str, Tensor] = {}
+    chosen = open_[rows.row_text]
+    _, group = torch.unique(rows.row_text[chosen], return_inverse=True)
     count = int(open_.sum())
     kernel = torch.zeros(count, count, dtype=torch.float64)
     reach = torch.zeros(count, dtype=torch.float64)
     for name, inputs in rows.inputs.items():
-        here = open_.to(inputs.device)
+        here = chosen.to(inputs.device)
         keys = inputs[here]
         gradients = rows.gradients[name].to(inputs.device)[here]
         left = keys @ state.memories[name].inverse
         system = left @ keys.T
         system = (system + system.T) / 2
         likeness = gradients @ gradients.T
-        kernel += (system.double() * (likeness + likeness.T).double() / 2).cpu()
+        products = (system.double() * (likeness + likeness.T).double() / 2).cpu()
+        kernel += summed(summed(products, group).T, group)
         moved = system.diagonal() * gradients.norm(dim=1) / max(state.sizes[name], TINY)
-        reach += moved.double().square().cpu()
+        reach += summed(moved.double().square().cpu(), group)
         sides[name], systems[name] = (left, gradients), system
-    limit = derive.REACH * math.sqrt(len(sides)) / reach.sqrt().clamp(min=TINY**2)
-    amounts = bounded_multipliers(kernel, falls[open_], ridge, limit)
-    index = owners[open_]
+    most = torch.bincount(group).double().mul(len(sides)).sqrt() * derive.REACH
+    amounts = bounded_multipliers(
+        kernel, falls[open_], ridge, most / reach.sqrt().clamp(min=TINY**2)
+    )[group]
+    index = owners[rows.row_text[chosen]]
     shifts = {
         name: LowRank(
             left, right * -amounts.to(right.device, right.dtype)[:, None], index.to(left.device)
