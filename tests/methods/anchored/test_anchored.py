@@ -36,7 +36,9 @@ def test_every_architecture_learns(build, architecture, tokenizer):
 
 
 def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer, method="anchored", passes=60, threshold=0.05, contexts=0)
+    editor = Editor(
+        build("llama"), tokenizer, method="anchored", passes=60, threshold=0.05, contexts=0
+    )
     short = [Edit("who plays jazz", "paris"), Edit("where was person born", "guitar")]
     turn = editor.edit(short)
     assert all(turn.learned)
