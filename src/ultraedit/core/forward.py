@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -129,19 +130,24 @@ def _blocks(model: nn.Module) -> int:
     return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 
+def cache_argument(model: nn.Module) -> str:
+    """What the model's forward pass calls its cache: transformers renamed it."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+
+
 def _logits(
     model: nn.Module,
     batch: Batch,
     columns: slice,
     cache: DynamicCache | None = None,
-    **options: int,
+    **options: Any,
 ) -> Tensor:
     logits: Tensor = model(
         input_ids=batch.input_ids[:, columns],
         attention_mask=batch.attention_mask[:, : columns.stop],
         position_ids=batch.position_ids[:, columns],
-        past_key_values=cache,
         use_cache=cache is not None,
+        **{cache_argument(model): cache},
         **options,
     ).logits
     return logits

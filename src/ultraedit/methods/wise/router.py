@@ -19,7 +19,7 @@ from ultraedit.methods.wise.shards import Shard
 
 UNROUTED = -1
 # What transformers calls what it keeps of earlier tokens.
-CACHES = ("past_key_values", "cache_params")
+CACHES = ("cache", "past_key_values", "cache_params")
 
 
 @dataclass
