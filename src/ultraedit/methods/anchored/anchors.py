@@ -34,6 +34,8 @@ CHUNK = 256
 NAMES_PER_TEXT = 16
 # Names whose first token is held in place.
 FIRST_TOKENS = 512
+# Of the trace of all else, what first tokens add at most.
+MOST_OF_FIRST = 20.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ def _measured(
         metric.diagonal().add_(derive.FLOOR * metric.diagonal().mean())
         # A text's first token attends to nothing; many models give it inputs hundreds of times as
         # long as others, and read them from every later token.
-        metric += derive.FIRST_WEIGHT * of_first[name]
+        # Where it is far longer still, float32 would lose the floor beside it.
+        most = MOST_OF_FIRST * metric.diagonal().sum() / of_first[name].diagonal().sum()
+        metric += min(derive.FIRST_WEIGHT, float(most)) * of_first[name]
         if not torch.isfinite(metric).all():
             raise ValueError(f"the inputs of {name} are not finite")
         found[name] = Anchors(metric.float().cpu(), size)
