@@ -66,7 +66,7 @@ def measured(bench: Workbench, count: int, text: str | None) -> dict[str, Anchor
         names = named(bench, count)
         content = [
             [one.ids for one, _ in names], text and _file_digest(text), derive.ANCHOR_TOKENS,
-            derive.NAMES_SHARE, derive.FLOOR, derive.FIRST_WEIGHT, FIRST_TOKENS,
+            derive.NAMES_SHARE, derive.FLOOR, derive.FIRST_WEIGHT, MOST_OF_FIRST, FIRST_TOKENS,
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         folder = f"anchors/{model_digest(bench.model)}/{digest}"
@@ -127,7 +127,7 @@ def _measured(
         # long as others, and read them from every later token.
         # Where it is far longer still, float32 would lose the floor beside it.
         most = MOST_OF_FIRST * metric.diagonal().sum() / of_first[name].diagonal().sum()
-        metric += min(derive.FIRST_WEIGHT, float(most)) * of_first[name]
+        metric += min(derive.FIRST_WEIGHT, MOST_OF_FIRST, float(most)) * of_first[name]
         if not torch.isfinite(metric).all():
             raise ValueError(f"the inputs of {name} are not finite")
         found[name] = Anchors(metric.float().cpu(), size)
