@@ -127,7 +127,7 @@ def _measured(
         # long as others, and read them from every later token.
         # Where it is far longer still, float32 would lose the floor beside it.
         most = MOST_OF_FIRST * metric.diagonal().sum() / of_first[name].diagonal().sum()
-        metric += min(derive.FIRST_WEIGHT, MOST_OF_FIRST, float(most)) * of_first[name]
+        metric += min(derive.FIRST_WEIGHT, float(most)) * of_first[name]
         if not torch.isfinite(metric).all():
             raise ValueError(f"the inputs of {name} are not finite")
         found[name] = Anchors(metric.float().cpu(), size)
