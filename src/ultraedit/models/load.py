@@ -1,4 +1,4 @@
-"""A model and its tokenizer from a hub id, a folder, or the embedded demo."""
+"""A model and its tokenizer from a hub id, a folder, or a name that the package knows."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from transformers import (
 from ultraedit.demo import MODEL_FOLDER
 from ultraedit.errors import InputError
 from ultraedit.models.frozen import loading_options, on_any_processor, parse_place
+from ultraedit.models.named import SOURCES, fetched
 from ultraedit.models.presets import published_modules
 
 DTYPES = {
@@ -35,10 +36,13 @@ def resolve(name: str | os.PathLike[str]) -> str:
     """The folder or hub id behind what the caller named.
 
     Raises:
-        InputError: a path that does not exist, or a folder without a model.
+        InputError: a path that does not exist, a folder without a model, or a model of
+            `models.named` that has not been fetched.
     """
     if str(name) == "demo":
         return str(MODEL_FOLDER)
+    if str(name) in SOURCES:
+        return str(fetched(str(name)))
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").exists():
@@ -62,8 +66,8 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
 
 def kept_name(name: str | os.PathLike[str]) -> str:
     """What the model is remembered by: its folder from everywhere, or what it is called."""
-    named = Path(name).is_dir() and str(name) != "demo"
-    return str(Path(name).resolve()) if named else str(name)
+    is_folder = Path(name).is_dir() and str(name) not in ("demo", *SOURCES)
+    return str(Path(name).resolve()) if is_folder else str(name)
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> str | torch.dtype:
@@ -106,7 +110,7 @@ def load(
     """Load with transformers.
 
     Args:
-        name: Hub id, folder, or `demo`.
+        name: Hub id, folder, `demo`, or a name of `models.named`.
         dtype: `auto` for the checkpoint's own, or a dtype.
         device: `auto`, or a torch device.
         device_map: Takes the place of `device`; needs accelerate.
