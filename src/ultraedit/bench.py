@@ -85,11 +85,11 @@ class Bench:
         most = max(1, self.batch_tokens // MOST_PARTS)
         return batches_of(texts, most, self.device, pad_id(self.tokenizer))
 
-    def _batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
+    def _batches(self, texts: Sequence[Encoded], cuts: Sequence[int] = ()) -> Iterable[Batch]:
         self._hold(texts)
         pad, apart = pad_id(self.tokenizer), self.passes.split
         side: PaddingSide = "both" if apart else "right"
-        return batches_of(texts, self.batch_tokens, self.device, pad, side, apart)
+        return batches_of(texts, self.batch_tokens, self.device, pad, side, apart, cuts)
 
     def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
         modules = {name: target.module for name, target in self.targets.items()}
@@ -97,7 +97,9 @@ class Bench:
 
     def capture_spots(self, texts: Sequence[Encoded], places: Sequence[Sequence[int]]) -> SpotRows:
         modules = {name: target.module for name, target in self.targets.items()}
-        return capture_spots(self.model, modules, self.batches(texts), places, self.passes.whole)
+        # Nothing before a text's first spot depends on what is given there.
+        batches = self._batches(texts, [min(some) for some in places])
+        return capture_spots(self.model, modules, batches, places, self.passes)
 
     def inputs_at(
         self, texts: Sequence[Encoded], places: Sequence[int | None]

@@ -49,3 +49,15 @@ def test_the_prompts_of_a_part_begin_where_the_longest_does():
 def test_batches_carry_each_texts_place():
     seen = torch.cat([batch.index for batch in batches_of(TEXTS, 6, "cpu", 0)])
     assert sorted(seen.tolist()) == [0, 1, 2]
+
+
+def test_texts_cut_before_their_answers_lie_cut_to_cut():
+    batch = collate(TEXTS, [0, 1, 2], "cpu", 0, "both", cuts=[1, 0, 1])
+    assert batch.first_answer == 1
+    assert batch.starts == (0, 1, 0)
+    assert batch.prompt_end.tolist() == [2, 1, 1]
+    for row, text in enumerate(TEXTS):
+        assert batch.labels[row][batch.answer_mask[row]].tolist() == list(text.target)
+    assert not batch.answer_mask[:, : -batch.logits_to_keep].any()
+    whole = collate(TEXTS, [0, 1, 2], "cpu", 0, "right", cuts=[1, 0, 1])
+    assert whole.first_answer == 0

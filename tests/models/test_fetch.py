@@ -10,7 +10,7 @@ from ultraedit.models.load import kept_name, resolve
 PARTS = (b"first half ", b"second half")
 
 
-@pytest.fixture()
+@pytest.fixture
 def wheels(tmp_path, monkeypatch):
     """A folder of two wheels that hold a file; `toy` is its name, and nothing is converted."""
     folder = tmp_path / "wheels"

@@ -57,11 +57,18 @@ class Passes:
 
     def __call__(self, batch: Batch) -> Tensor:
         """(n, vocabulary) logits at the answer positions of the batch, row-major."""
-        if batch.width > self.switch:
-            return answer_logits(self.model, batch)
-        if self.split and batch.first_answer * len(batch.starts) >= self.split_tokens:
+        if self.first_column(batch):
             return split_logits(self.model, batch, self._resumed)
-        return answer_logits(self.model, batch, self._resumed)
+        return self.whole(batch)
+
+    def first_column(self, batch: Batch) -> int:
+        """The first of the batch that a call has a graph for: 0, or that of the first answer."""
+        apart = (
+            self.split
+            and batch.width <= self.switch
+            and batch.first_answer * len(batch.starts) >= self.split_tokens
+        )
+        return batch.first_answer if apart else 0
 
     def whole(self, batch: Batch) -> Tensor:
         """The same logits, prompts never apart from answers: all tokens in one pass."""

@@ -40,16 +40,23 @@ class Spots:
         return Spots(flat, len(columns) * batch.width)
 
     @staticmethod
-    def of_texts(batch: Batch, places: Sequence[Sequence[int]]) -> Spots:
-        """Some tokens of every row, from their places in its text; row by row."""
+    def of_texts(batch: Batch, places: Sequence[Sequence[int]], column: int = 0) -> Spots:
+        """Some tokens of every row, from their places in its text; row by row.
+
+        Args:
+            batch: Some of the texts.
+            places: Of every text that `batch.index` may name, counted in its own tokens.
+            column: The first column that a pass sees.
+        """
+        width = batch.width - column
         flat = [
-            row * batch.width + start + place
+            row * width + start + place - column
             for row, (start, index) in enumerate(
                 zip(batch.starts, batch.index.tolist(), strict=True)
             )
             for place in places[index]
         ]
-        return Spots(torch.tensor(flat), len(batch.starts) * batch.width)
+        return Spots(torch.tensor(flat), len(batch.starts) * width)
 
     @staticmethod
     def masked(mask: Tensor) -> Spots:

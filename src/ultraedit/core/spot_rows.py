@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ultraedit.core.capture import FLOAT16_SCALES, frozen
-from ultraedit.core.forward import Read
+from ultraedit.core.passes import Passes
 from ultraedit.core.loss import loss_gradient
 from ultraedit.core.positions import Spots, first_of
 from ultraedit.encoding.batching import Batch
@@ -42,7 +42,7 @@ def capture_spots(
     modules: Mapping[str, nn.Module],
     batches: Iterable[Batch],
     places: Sequence[Sequence[int]],
-    read: Read,
+    passes: Passes,
 ) -> SpotRows:
     """Rows of every module at some tokens of each text.
 
@@ -51,7 +51,7 @@ def capture_spots(
         modules: Linear maps inside `model`, by name.
         batches: Padded texts; `Batch.index` says which text each row is.
         places: Of every text the tokens, at least one, counted from 0 in its own.
-        read: How the model is read, in one pass over all tokens of a batch.
+        passes: How the model is read. What it reads without a graph must lie before the places.
 
     Raises:
         UnsupportedModelError: a module is given only some of a text's tokens.
@@ -62,9 +62,9 @@ def capture_spots(
     inputs: dict[str, list[Tensor]] = {name: [] for name in modules}
     gradients: dict[str, list[Tensor]] = {name: [] for name in modules}
     for batch in batches:
-        spots = Spots.of_texts(batch, places)
+        spots = Spots.of_texts(batch, places, passes.first_column(batch))
         with frozen(model), torch.enable_grad(), _watched(modules, spots) as seen:
-            logits = read(batch)
+            logits = passes(batch)
             labels = batch.labels[batch.answer_mask].to(logits.device)
             changes = [seen[name][1] for name in modules]
             for scale in FLOAT16_SCALES if half else (1.0,):

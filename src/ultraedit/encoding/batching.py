@@ -44,7 +44,8 @@ class Batch:
         labels: (b, t) int64, the next token where `answer_mask`, else 0.
         scored_mask: (b, t) bool, the part of `answer_mask` that published metrics count.
         prompt_end: (b,) int64, position of the last prompt token.
-        first_answer: The first column with an answer; before it are prompts alone.
+        first_answer: The first column with an answer, or one before it where texts are cut
+            earlier; before it are prompts alone.
         parts: How many rows each; the prompts of a part are read in one pass, where prompts
             are read apart from answers.
     """
@@ -105,11 +106,19 @@ def collate(
     pad_id: int,
     side: PaddingSide = "right",
     parts: Sequence[int] = (),
+    cuts: Sequence[int] = (),
 ) -> Batch:
-    """Pad `texts` to the longest of them; in one part where `parts` does not say."""
+    """Pad `texts` to the longest of them; in one part where `parts` does not say.
+
+    Args:
+        cuts: Of each text the tokens before its cut, at most those before the one that its answer
+            is read off, as they are where this is not given. Padded on `both` sides, texts lie
+            cut to cut, and what is read before the answers ends there.
+    """
     # The last target token is predicted, never read: leaving it out saves a column.
     inputs = tuple(text.ids[:-1] for text in texts)
-    widths = [_widths(text, side) for text in texts]
+    cuts = cuts or [len(text.prompt) - 1 for text in texts]
+    widths = [_widths(text, side, cut) for text, cut in zip(texts, cuts, strict=True)]
     before, after = (max(part) for part in zip(*widths, strict=True))
     width = before + after
     starts = tuple(before - own if side != "right" else 0 for own, _ in widths)
@@ -143,7 +152,7 @@ def collate(
         labels=labels.to(device),
         scored_mask=scored_mask.to(device),
         prompt_end=torch.tensor(answers).to(device),
-        first_answer=min(answers),
+        first_answer=min(start + cut for start, cut in zip(starts, cuts, strict=True)),
         parts=tuple(parts) or (len(texts),),
     )
 
@@ -155,9 +164,11 @@ def batches_of(
     pad_id: int,
     side: PaddingSide = "right",
     apart: bool = False,
+    cuts: Sequence[int] = (),
 ) -> Iterator[Batch]:
     """All texts, collated as planned; `apart` where prompts are read before their answers."""
-    widths = [_widths(text, side) for text in texts]
+    cuts = cuts or [len(text.prompt) - 1 for text in texts]
+    widths = [_widths(text, side, cut) for text, cut in zip(texts, cuts, strict=True)]
     if apart:
         batches = plan_apart(widths, batch_tokens)
     else:
@@ -165,11 +176,12 @@ def batches_of(
     for parts in batches:
         group = [place for part in parts for place in part]
         sizes = [len(part) for part in parts]
-        yield collate([texts[place] for place in group], group, device, pad_id, side, sizes)
+        chosen, own = [texts[place] for place in group], [cuts[place] for place in group]
+        yield collate(chosen, group, device, pad_id, side, sizes, own)
 
 
-def _widths(text: Encoded, side: PaddingSide) -> Widths:
+def _widths(text: Encoded, side: PaddingSide, cut: int) -> Widths:
     tokens = len(text.ids) - 1
     if side == "both":
-        return len(text.prompt) - 1, len(text.target)
+        return cut, tokens - cut
     return (tokens, 0) if side == "left" else (0, tokens)

@@ -95,15 +95,6 @@ def test_the_newest_answer_wins(build, tokenizer):
         assert editor.ask(edit.prompt) == edit.answers[0]
 
 
-def test_editing_a_fact_back_brings_the_first_answer_back(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer, method="anchored", passes=60)
-    original = editor.ask("who plays jazz", max_new_tokens=2)
-    editor.edit([Edit("who plays jazz", "paris")])
-    assert editor.ask("who plays jazz") == "paris"
-    editor.edit([Edit("who plays jazz", original)])
-    assert editor.ask("who plays jazz", max_new_tokens=2) == original
-
-
 def test_the_same_turns_give_the_same_bits_whatever_the_random_state(build, tokenizer):
     runs = []
     for seed in (1, 2):
