@@ -47,20 +47,26 @@ class Bench:
         encoder: How text becomes tokens; also holds the tokenizer.
         names: The modules to edit.
         batch_tokens: Padded tokens of one pass over the model; see `encoding.plan`.
+        stored: The dtype that edited weights are stored in; the model's own by default.
 
     Raises:
         UnsupportedModelError: a module cannot be edited.
     """
 
     def __init__(
-        self, model: PreTrainedModel, encoder: Encoder, names: Sequence[str], batch_tokens: int
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        names: Sequence[str],
+        batch_tokens: int,
+        stored: torch.dtype | None = None,
     ) -> None:
         self.model = model
         self.encoder = encoder
         self.batch_tokens = batch_tokens
         self.targets: Mapping[str, Target] = targets(model, names)
         self.masters = {
-            name: MasterWeight.of(target.parameter, target.transposed)
+            name: MasterWeight.of(target.parameter, target.transposed, stored)
             for name, target in self.targets.items()
         }
         self._backup: dict[str, Tensor] = {}

@@ -25,7 +25,7 @@ from ultraedit.methods.base import Method
 from ultraedit.methods.registry import build, method_class
 from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace, parse_place
-from ultraedit.models.load import kept_name, load, local_folder, resolve
+from ultraedit.models.load import checkpoint_dtype, kept_name, load, local_folder, resolve
 from ultraedit.models.memory import shapes_of
 from ultraedit.models.presets import choose_modules
 from ultraedit.models.target import targets
@@ -54,6 +54,8 @@ class Editor:
         journal: Whether `save` keeps a journal, for which turns are remembered until then.
         history: How far back edits can be undone: `full`, a number of turns, or `none`.
         author: Who makes the edits, for the journal; by default the user of this process.
+        stored: The dtype that edited weights are rounded to and saved in, where the model
+            computes in a wider one; the model's own by default.
         settings: Further settings of the method.
 
     Raises:
@@ -77,6 +79,7 @@ class Editor:
         journal: bool = True,
         history: str | int = "full",
         author: str | None = None,
+        stored: torch.dtype | None = None,
         **settings: Any,
     ) -> None:
         if append_eos is None:
@@ -91,7 +94,7 @@ class Editor:
         if batch_tokens is None:
             held = method.state_bytes(shapes_of(model, names))
             batch_tokens = plan_batch_tokens(model, names, held)
-        self.bench = Bench(model, encoder, names, batch_tokens)
+        self.bench = Bench(model, encoder, names, batch_tokens, stored)
         self.method = method
         self.bench.query = method.query
         # What routes sees every prompt whole.
@@ -129,7 +132,8 @@ class Editor:
         Args:
             model: Hub id, local folder, `demo`, or a folder that `save` wrote, which is
                 then gone on with.
-            dtype: `auto` for the checkpoint's own, or float32, bfloat16, float16.
+            dtype: float32, bfloat16 or float16; `auto` computes in the checkpoint's own, or in
+                float32 on a CPU that is faster with it, and saves in the checkpoint's own.
             device: `auto`, or a torch device.
             device_map: Handed to transformers, in place of `device`; needs accelerate.
             frozen: How the blocks below the first edited one are held: `resident`, `int8`,
@@ -151,7 +155,8 @@ class Editor:
         loaded, tokenizer = load(
             model, modules=lambda bare: choose_modules(bare, modules, kind.modules), **place
         )
-        editor = cls(loaded, tokenizer, **options)
+        stored = checkpoint_dtype(model) if dtype == "auto" else None
+        editor = cls(loaded, tokenizer, stored=stored, **options)
         editor.frozen = parse_place(frozen)
         editor.source = (folder := local_folder(model)) and folder.resolve()
         editor.base_name = kept_name(model)

@@ -44,6 +44,7 @@ def settings(editor: Editor) -> dict[str, Any]:
         "chat": encoder.chat,
         "batch_tokens": editor.bench.batch_tokens,
         "threads": torch.get_num_threads(),
+        "dtype": _plain(editor.model.dtype),
         "frozen": editor.frozen,
         "quantised_by": quantised_by(editor.model) if editor.frozen in QUANTISED else None,
         "turns": editor.turns,
@@ -157,8 +158,18 @@ def load(
     # Editors that wrote no such setting held everything on the device.
     recorded = settings.get("frozen", "resident")
     frozen = going_on(recorded, place.get("frozen"), place.get("device_map"))
+    stored = next(iter(snapshot.originals.values())).dtype
+    # Editors that recorded no dtype computed in the stored one.
+    computed = settings.get("dtype") or _plain(stored)
+    dtype = place.get("dtype", "auto")
     model, tokenizer = load_model(
-        folder, **{**place, "frozen": frozen, "modules": lambda bare: settings["modules"]}
+        folder,
+        **{
+            **place,
+            "dtype": computed if dtype == "auto" else dtype,
+            "frozen": frozen,
+            "modules": lambda bare: settings["modules"],
+        },
     )
     editor = cls(
         model,
@@ -169,15 +180,13 @@ def load(
         tokenization=settings["tokenization"],
         chat=settings["chat"],
         batch_tokens=batch_tokens,
+        stored=stored,
         **keeping,
     )
-    for parameter, original in snapshot.originals.items():
-        served = model.get_parameter(parameter).dtype
-        if served != original.dtype:
-            editor.read_only = (
-                f"{folder} was edited in {_plain(original.dtype)}; it cannot go on in"
-                f" {_plain(served)}"
-            )
+    if _plain(model.dtype) != computed:
+        editor.read_only = (
+            f"{folder} was edited in {computed}; it cannot go on in {_plain(model.dtype)}"
+        )
     library = settings.get("quantised_by")
     if frozen in QUANTISED and quantised_by(model) != library:
         editor.read_only = (
@@ -244,7 +253,7 @@ def snapshot(editor: Editor) -> Snapshot:
     masters = editor.bench.masters
     names = {target.parameter_name: name for name, target in editor.bench.targets.items()}
     return Snapshot(
-        served={p: masters[name].parameter.detach() for p, name in names.items()},
+        served={p: masters[name].served() for p, name in names.items()},
         masters={p: masters[name].master for p, name in names.items()},
         originals={p: masters[name].original for p, name in names.items()},
         state=editor.method.state_dict(),

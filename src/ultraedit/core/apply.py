@@ -48,13 +48,14 @@ class MasterWeight:
     """One served parameter and the float32 weight it is the rounding of.
 
     For a float32 model the parameter is its own master. Otherwise shifts are added in
-    float32: at |W| about 0.02 a step of 1e-5 is less than bfloat16 can add.
+    float32: at |W| about 0.02 a step of 1e-5 is less than bfloat16 can add. A model may also
+    compute in a wider dtype than it is stored in: it serves what will be stored.
 
     Attributes:
         parameter: The model's parameter; its storage never changes, only its values.
         transposed: Whether it is (e, d), as in `nn.Linear`.
         master: float32, of the parameter's shape, on its device.
-        original: The unedited parameter, on the CPU.
+        original: The unedited parameter, on the CPU, in the dtype that it is stored in.
     """
 
     parameter: torch.nn.Parameter
@@ -63,10 +64,20 @@ class MasterWeight:
     original: Tensor
 
     @staticmethod
-    def of(parameter: torch.nn.Parameter, transposed: bool) -> MasterWeight:
+    def of(
+        parameter: torch.nn.Parameter, transposed: bool, stored: torch.dtype | None = None
+    ) -> MasterWeight:
+        """Of the weight as it is now; `stored` is the parameter's dtype by default."""
         data = parameter.detach()
-        master = data if data.dtype == torch.float32 else data.float()
-        return MasterWeight(parameter, transposed, master, data.to("cpu", copy=True))
+        stored = stored or data.dtype
+        own = stored == data.dtype == torch.float32
+        master = data if own else data.to(torch.float32, copy=True)
+        return MasterWeight(parameter, transposed, master, data.to("cpu", stored, copy=True))
+
+    @property
+    def stored(self) -> torch.dtype:
+        """The dtype that the weight is stored in."""
+        return self.original.dtype
 
     @torch.no_grad()
     def add(self, shift: Shift) -> None:
@@ -89,11 +100,15 @@ class MasterWeight:
         # Ten times faster than a mask of the weight's size; a nan is its own extreme.
         return all(bool(torch.isfinite(e)) for e in torch.aminmax(self.parameter.detach()))
 
+    def served(self) -> Tensor:
+        """The served weight, in the dtype that it is stored in."""
+        return self.parameter.detach().to(self.stored)
+
     @torch.no_grad()
     def serve(self, weight: Tensor) -> None:
         """Put other values into the served parameter; the master stays."""
         self.parameter.copy_(weight)
 
     def _serve_master(self) -> None:
-        if self.parameter.dtype != torch.float32:
-            self.parameter.copy_(self.master)
+        if self.stored != torch.float32:
+            self.parameter.copy_(self.master.to(self.stored))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ultraedit.core.capture import FLOAT16_SCALES, frozen
-from ultraedit.core.passes import Passes
 from ultraedit.core.loss import loss_gradient
+from ultraedit.core.passes import Passes
 from ultraedit.core.positions import Spots, first_of
 from ultraedit.encoding.batching import Batch
 

@@ -23,6 +23,7 @@ from ultraedit.demo import MODEL_FOLDER
 from ultraedit.errors import InputError
 from ultraedit.models.frozen import loading_options, on_any_processor, parse_place
 from ultraedit.models.named import SOURCES, fetched
+from ultraedit.models.precision import computing_dtype
 from ultraedit.models.presets import published_modules
 
 DTYPES = {
@@ -111,7 +112,8 @@ def load(
 
     Args:
         name: Hub id, folder, `demo`, or a name of `models.named`.
-        dtype: `auto` for the checkpoint's own, or a dtype.
+        dtype: A dtype, or `auto` for the checkpoint's own, or for float32 where a CPU is faster
+            with that; see `models.precision`.
         device: `auto`, or a torch device.
         device_map: Takes the place of `device`; needs accelerate.
         frozen: How to hold the blocks below the first edited one, see `models.frozen`; None
@@ -125,9 +127,11 @@ def load(
             be held in that way.
     """
     source = resolve(name)
-    torch_dtype = resolve_dtype(dtype)
     place = None if device_map is not None else resolve_device(device)
     held = parse_place(frozen)
+    torch_dtype = resolve_dtype(dtype)
+    if torch_dtype == "auto" and place is not None and held == "resident":
+        torch_dtype = _automatic(name, place)
     if held != "resident" and place is None:
         raise InputError(f"device_map and frozen={held!r} exclude each other")
     remote = options.get("trust_remote_code")
@@ -184,8 +188,31 @@ def _read(source: str, **options: Any) -> PreTrainedModel:
 
 
 def _has_safetensors(name: str | os.PathLike[str]) -> bool:
+    return bool(_safetensors(name))
+
+
+def _safetensors(name: str | os.PathLike[str]) -> list[Path]:
     folder = local_folder(name)
-    return folder is not None and any(folder.glob("*.safetensors"))
+    return [] if folder is None else list(folder.glob("*.safetensors"))
+
+
+def checkpoint_dtype(name: str | os.PathLike[str]) -> torch.dtype | None:
+    """What a checkpoint's config says that its weights are in; None where it does not say."""
+    try:
+        config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError):
+        return None
+    found = getattr(config.get_text_config(decoder=True), "dtype", None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _automatic(name: str | os.PathLike[str], device: torch.device) -> str | torch.dtype:
+    files, stored = _safetensors(name), checkpoint_dtype(name)
+    if not files or stored is None:
+        return "auto"
+    parameters = sum(path.stat().st_size for path in files) // stored.itemsize
+    chosen = computing_dtype(stored, device, parameters)
+    return "auto" if chosen == stored else chosen
 
 
 def load_skeleton(

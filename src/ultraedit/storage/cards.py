@@ -12,6 +12,7 @@ from ultraedit.storage.atomic import replace, sync_file
 from ultraedit.storage.checkpoint import QUANTIZATION
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WARNING = "WARNING.md"
@@ -22,6 +23,7 @@ def stage_cards(
     folder: Path,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
     source: Path | None,
     quantization: object,
 ) -> None:
@@ -31,6 +33,7 @@ def stage_cards(
         folder: Where to write.
         model: Whose config it is; the object is left as it is.
         tokenizer: Its tokenizer.
+        dtype: What the config is to say that the weights are in.
         source: The folder it was loaded from: gives the processors' files that neither
             model nor tokenizer knows of.
         quantization: What the base shards' own config says about their quantisation. A
@@ -44,7 +47,7 @@ def stage_cards(
 
     folder.mkdir()
     config = deepcopy(model.config)
-    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.dtype = str(dtype).removeprefix("torch.")
     config.architectures = [type(model).__name__]
     if quantization is None and hasattr(config, QUANTIZATION):
         delattr(config, QUANTIZATION)

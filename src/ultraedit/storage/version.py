@@ -66,7 +66,9 @@ def draft_all(
     scratch, cards = layout.out / f"{TEMPORARY}model", layout.out / f"{TEMPORARY}cards"
     base = build_base(layout, snapshot, model, source, scratch)
     discard(scratch)
-    stage_cards(cards, model, tokenizer, source, base.quantization)
+    # The model may compute in a wider dtype than it is stored in.
+    stored = next((weight.dtype for weight in snapshot.served.values()), model.dtype)
+    stage_cards(cards, model, tokenizer, stored, source, base.quantization)
     if snapshot.settings.get("routed"):
         stage_warning(cards, str(snapshot.settings["method"]))
     path = layout.internal / "originals.safetensors"

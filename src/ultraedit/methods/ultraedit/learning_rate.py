@@ -19,7 +19,10 @@ from ultraedit.methods.base import Workbench
 
 # A calibration turn has this many edits: the turn's own first, made-up ones up to it.
 CALIBRATION_EDITS = 100
-WITNESS_TEXTS, TEXT_TOKENS = 64, 24
+# Of them, a candidate is judged by so many: they are compared on the same texts, so that a few
+# are enough to rank steps a quarter of a power of two apart.
+JUDGED_EDITS = 32
+WITNESS_TEXTS, TEXT_TOKENS = 16, 24
 WITNESS_SEED, MATERIAL_SEED = 1, 2
 TARGET_TOKENS = 2
 # The climb goes in factors of two and ends by halving the step of the exponent this often.
@@ -47,11 +50,13 @@ def choose_lr(bench: Workbench, texts: Sequence[Encoded], unit_shifts: UnitShift
         eta; a function of the model and the turn alone.
     """
     edits = list(texts[:CALIBRATION_EDITS])
-    material = bench.sample(2 * CALIBRATION_EDITS, TEXT_TOKENS, MATERIAL_SEED)
-    edits += imaginary_edits(material, CALIBRATION_EDITS - len(edits))
+    if missing := CALIBRATION_EDITS - len(edits):
+        material = bench.sample(2 * missing, TEXT_TOKENS, MATERIAL_SEED)
+        edits += imaginary_edits(material, missing)
     rows = bench.capture(edits)
     unit = unit_shifts(rows)
-    return _climb(bench, edits, unit, linear_guess(unit, rows, bench.score(edits)))
+    guess = linear_guess(unit, rows, bench.score(edits))
+    return _climb(bench, edits[:JUDGED_EDITS], unit, guess)
 
 
 def choose_step(

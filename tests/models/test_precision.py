@@ -1,0 +1,93 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ultraedit import Edit, Editor
+from ultraedit.models import precision
+from ultraedit.models.precision import computing_dtype
+
+CPU = torch.device("cpu")
+EDITS = [Edit("who plays jazz", "paris"), Edit("what is", "guitar")]
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """Seconds of a product by dtype, as on a processor of the test's choice."""
+    seconds = {torch.float32: 2.0, torch.bfloat16: 9.0}
+    monkeypatch.setattr(precision, "_seconds", lambda dtype: seconds[dtype])
+    return seconds
+
+
+def test_a_cpu_computes_bfloat16_only_where_it_is_faster(speeds):
+    assert computing_dtype(torch.bfloat16, CPU, 10) == torch.float32
+    assert computing_dtype(torch.float16, CPU, 10) == torch.float32
+    assert computing_dtype(torch.float32, CPU, 10) == torch.float32
+    speeds[torch.bfloat16] = 1.0
+    assert computing_dtype(torch.bfloat16, CPU, 10) == torch.bfloat16
+    assert computing_dtype(torch.bfloat16, torch.device("cuda"), 10) == torch.bfloat16
+
+
+def test_float32_that_does_not_fit_is_not_taken(speeds, monkeypatch):
+    monkeypatch.setattr(precision, "free_bytes", lambda device: 100)
+    assert computing_dtype(torch.bfloat16, CPU, 12) == torch.float32
+    assert computing_dtype(torch.bfloat16, CPU, 13) == torch.bfloat16
+
+
+def test_a_real_measurement_is_positive():
+    assert precision._seconds(torch.float32) > 0
+
+
+@pytest.fixture
+def half(build, tokenizer, tmp_path):
+    """A folder in bfloat16."""
+    folder = tmp_path / "half"
+    build("llama").to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def saved_weights(folder):
+    return {k: v for path in folder.glob("*.safetensors") for k, v in load_file(path).items()}
+
+
+def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(half, speeds, tmp_path):
+    whole = Editor.from_pretrained(half, method="ft", lr=1e-3)
+    assert whole.model.dtype == torch.float32
+    whole.edit(EDITS[:1])
+    whole.save(tmp_path / "out")
+    weights = saved_weights(tmp_path / "out")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    # What answers is what was saved.
+    for name, target in whole.bench.targets.items():
+        assert torch.equal(target.parameter, weights[f"{name}.weight"].float())
+    whole.edit(EDITS[1:])
+    # On a machine that would choose otherwise.
+    speeds[torch.bfloat16] = 1.0
+    resumed = Editor.load(tmp_path / "out")
+    assert resumed.model.dtype == torch.float32
+    resumed.edit(EDITS[1:])
+    for name, master in whole.bench.masters.items():
+        assert torch.equal(resumed.bench.masters[name].master, master.master)
+    other = Editor.load(tmp_path / "out", dtype="bfloat16")
+    assert "edited in float32" in other.read_only
+
+
+def test_back_to_the_unedited_model(half, speeds):
+    editor = Editor.from_pretrained(half, method="ft", lr=1e-2)
+    before = editor.ask("who plays jazz")
+    original = {name: t.parameter.clone() for name, t in editor.bench.targets.items()}
+    editor.edit(EDITS)
+    with editor.unedited():
+        assert editor.ask("who plays jazz") == before
+        for name, target in editor.bench.targets.items():
+            assert torch.equal(target.parameter, original[name])
+    assert any(not torch.equal(editor.bench.targets[n].parameter, w) for n, w in original.items())
+
+
+def test_a_named_dtype_is_computed_and_saved_in(half, tmp_path):
+    editor = Editor.from_pretrained(half, method="ft", lr=1e-3, dtype="float32")
+    editor.edit(EDITS)
+    editor.save(tmp_path / "out")
+    edited = {f"{name}.weight" for name in editor.modules}
+    weights = saved_weights(tmp_path / "out")
+    assert {weights[name].dtype for name in edited} == {torch.float32}
