@@ -155,7 +155,7 @@ def test_half_precision(save_base, tmp_path, place, dtype):
     if place != "disk":
         require(place)
     base = save_base("llama", dtype, intermediate_size=64)
-    editor, plain = (opened(base, where, lr=0.01) for where in (place, None))
+    editor, plain = (opened(base, where, lr=0.01, dtype=dtype) for where in (place, None))
     assert editor.model.dtype == dtype
     bound = {"disk": 0.0, "int8": 0.5, "int4": 2.0}[place]
     assert difference(shifts(editor), shifts(plain)) <= bound
