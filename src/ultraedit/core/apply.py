@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ultraedit.core.full_precision import full_precision
 from ultraedit.core.shift import LowRank, Shift
 
 
+@full_precision()
 def add_shift(master: Tensor, shift: Shift, transposed: bool) -> Tensor:
     """Add the shift to `master` in place: the same operations wherever a shift is applied.
 

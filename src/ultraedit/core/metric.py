@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ultraedit.core.full_precision import full_precision
+
 ROUNDING = 1e-6
 
 
@@ -32,6 +34,7 @@ class Directions:
     kernel: Tensor
 
 
+@full_precision()
 def directions(keys: Tensor, gradients: Tensor, inverse: Tensor, whitening: Tensor) -> Directions:
     """The rows of one module.
 
@@ -83,6 +86,7 @@ def summed(rows: Tensor, group: Tensor) -> Tensor:
     return torch.segment_reduce(rows.contiguous(), "sum", lengths=lengths, axis=0)
 
 
+@full_precision()
 def absorbed(inverse: Tensor, left: Tensor, system: Tensor, weight: float) -> Tensor:
     """(M + w H^T H)^-1 from M^-1, by the Woodbury identity.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ultraedit.core.full_precision import full_precision
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -29,7 +31,8 @@ class LowRank:
 
     def dense(self) -> Tensor:
         """(d, e): the whole shift."""
-        return self.left.T @ self.right
+        with full_precision():
+            return self.left.T @ self.right
 
     def of_edits(self, edits: Tensor | list[int]) -> LowRank:
         """The part of the shift that the given edits' rows contribute."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ultraedit.core.full_precision import full_precision
+
 
 def values(inputs: Tensor, gradients: Tensor, lr: float) -> Tensor:
     """V = -eta * rowsum(H^ * H^) * G^, row by row (arXiv:2505.14679, section 3).
@@ -20,6 +22,7 @@ def values(inputs: Tensor, gradients: Tensor, lr: float) -> Tensor:
     return -lr * inputs.square().sum(1, keepdim=True) * gradients
 
 
+@full_precision()
 def ridge_rows(keys: Tensor, targets: Tensor, ridge: float = 1.0) -> Tensor:
     """R such that `keys.T @ R` is the ridge solution (H^T H + a I)^-1 H^T V.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ultraedit.core.full_precision import full_precision
 from ultraedit.demo.facts import subjects
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
@@ -149,7 +150,8 @@ def _moments(
             tokens += len(next(iter(inputs.values())))
             for name, rows in inputs.items():
                 # float32 products, float64 sums: a batch is a few thousand rows.
-                product = (rows.T @ rows).double()
+                with full_precision():
+                    product = (rows.T @ rows).double()
                 sums[name] = sums[name] + product if name in sums else product
         advance(len(part))
     return {name: one / max(tokens, 1) for name, one in sums.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ultraedit.core.full_precision import full_precision
 from ultraedit.core.metric import bounded_multipliers, summed
 from ultraedit.core.shift import LowRank, Shift
 from ultraedit.core.spot_rows import SpotRows
@@ -256,6 +257,7 @@ def began(bench: Workbench, config: AnchoredConfig) -> State:
     return State(memories, sizes, beginnings(bench, config.contexts))
 
 
+@full_precision()
 def solved(
     rows: SpotRows,
     open_: Tensor,

@@ -16,6 +16,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from ultraedit.core.full_precision import full_precision
 from ultraedit.core.positions import Spots, recorded
 from ultraedit.encoding.tokenise import Encoded, beginning
 from ultraedit.errors import InputError, TurnRefusedError
@@ -200,7 +201,8 @@ def _add(
         with recorded(modules, Spots.masked(mask)) as seen:
             bench.logits(batch)
         for name, (keys, _) in seen.items():
-            sums[name].addmm_(keys.T, keys)
+            with full_precision():
+                sums[name].addmm_(keys.T, keys)
         tokens += int(mask.sum())
     return tokens
 

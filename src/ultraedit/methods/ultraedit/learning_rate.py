@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ultraedit.core.capture import Rows
+from ultraedit.core.full_precision import full_precision
 from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.evaluation.teacher_forced import Scored
@@ -124,6 +125,7 @@ def imaginary_edits(material: Sequence[Encoded], count: int) -> list[Encoded]:
     return edits[: max(count, 0)]
 
 
+@full_precision()
 def linear_guess(
     unit: Mapping[str, LowRank], rows: Mapping[str, Rows], scored: Sequence[Scored]
 ) -> float:
