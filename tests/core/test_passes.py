@@ -1,3 +1,4 @@
+import functools
 import logging
 import math
 
@@ -6,6 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from ultraedit import Edit, Editor
+from ultraedit.core.forward import cache_argument
 from ultraedit.core.passes import Passes, _near
 from ultraedit.encoding.batching import collate
 from ultraedit.encoding.tokenise import Encoded
@@ -82,8 +84,9 @@ def test_a_model_with_a_cache_of_its_own_is_read_whole(build, tokenizer, caplog)
     model = build("llama")
     plain = model.forward
 
+    @functools.wraps(plain)
     def forward(*args, **kwargs):
-        if type(kwargs.get("past_key_values")) not in (type(None), DynamicCache):
+        if type(kwargs.get(cache_argument(model))) not in (type(None), DynamicCache):
             raise TypeError("this model keeps keys of its own kind")
         return plain(*args, **kwargs)
 

@@ -33,11 +33,12 @@ def shift_errors(editor, oracle, expected):
     errors = {}
     for number, turn in enumerate(oracle["turns"], 1):
         before = {
-            name: editor.model.get_submodule(name).weight.clone() for name in oracle["modules"]
+            name: editor.model.get_submodule(name).weight.detach().clone()
+            for name in oracle["modules"]
         }
         editor.edit([Edit(**edit) for edit in turn])
         for name in oracle["modules"]:
-            weight = editor.model.get_submodule(name).weight
+            weight = editor.model.get_submodule(name).weight.detach()
             # Each turn is compared with the published weights after the turn before it.
             start = expected.get(f"turn{number - 1}.{name}.weight", before[name])
             published = expected[f"turn{number}.{name}.weight"] - start
