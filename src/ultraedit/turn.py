@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from ultraedit.bench import Bench
+from ultraedit.bench import Bench, untold
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import TurnRefusedError
 from ultraedit.methods.base import Method, Shifts
@@ -59,11 +59,13 @@ def make_turn(
     learned: tuple[bool, ...] = ()
     try:
         with refusing_full_memory(bench), bench.transaction():
-            for shifts in method.passes(bench, edits, texts):
-                _apply(bench, shifts)
-                passes += 1
-                if keep_shifts:
-                    kept.append(dict(shifts))
+            with _told(bench, method, len(edits)) as advance:
+                for shifts in method.passes(bench, edits, texts):
+                    _apply(bench, shifts)
+                    passes += 1
+                    advance(1)
+                    if keep_shifts:
+                        kept.append(dict(shifts))
             if check_learned:
                 learned = tuple(bool(s.correct.all()) for s in bench.score(texts))
     except BaseException:
@@ -72,6 +74,15 @@ def make_turn(
         raise
     bench.drop(texts)
     return Made(passes, kept, learned)
+
+
+def _told(
+    bench: Bench, method: Method, edits: int
+) -> AbstractContextManager[Callable[[int], None]]:
+    # A method of one pass makes turns by the thousand; the bar over all of them is enough.
+    if method.most_passes == 1:
+        return untold("", 1)
+    return bench.progress(f"passes over {edits} edits, at most", method.most_passes)
 
 
 @contextmanager

@@ -72,10 +72,15 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     )
     kernel = jacobian @ cost @ jacobian.T
     kernel = kernel + 0.03 * kernel.diagonal().diag()
-    goal = math.log(0.9 / 0.1) + derive.BEYOND
+    # The end of an answer is asked for with less.
+    goals = [torch.full((len(one.text.target),), math.log(0.9 / 0.1) + 1.0) for one in first]
+    for goal in goals:
+        goal[-1] = 1.0
+    assert (derive.BEYOND, derive.END) == (1.0, 0.5)
     chances = [part.losses.double().neg().exp() for part in parts]
     # With the lead z = log p - log(1 - p), a token's loss falls by 1 - p for every nat of z.
-    wanted = [0.002 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum() for p in chances]
+    wanted = [0.002 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum()
+              for goal, p in zip(goals, chances, strict=True)]  # fmt: skip
     amounts = torch.linalg.solve(kernel, torch.stack(wanted))
     assert (amounts > 0).all(), "the bounds of the solve would be at work"
     expected = -cost @ jacobian.T @ amounts
@@ -215,11 +220,14 @@ def test_a_subject_is_where_an_edit_is_written(build, tokenizer):
     behind = ("jazz guitar. ", "who was born. ")
     found = forms(bench, edit, text, behind, 0.9, True)
     ends = [bench.tokenizer.decode([one.text.ids[one.places[0]]]).strip()[-1:] for one in found]
-    assert ends == [
-        "e", "e", "e",
-    ]  # fmt: skip
+    # The edit itself, the question that it answers, and behind two beginnings.
+    assert ends == ["e"] * 4
     assert found[0].text == text
-    assert [one.asked for one in found] == [0.9, derive.BEHIND, derive.BEHIND]
+    assert [one.asked for one in found] == [0.9] + [derive.BEHIND] * 3
+    assert "?" in bench.tokenizer.decode(found[1].text.prompt)
+    # Only what the edit was given with ends with its answer.
+    eos = bench.tokenizer.eos_token_id
+    assert [one.text.ids[-1] == eos for one in found] == [True, False, False, False]
     # A first token is never written at.
     start = forms(
         bench, Edit("france", "paris"), bench.encoder.encode("france", "paris"), (), 0.9, True

@@ -1,4 +1,6 @@
-"""The forms of one edit: its prompt alone, in the chat template, and behind other beginnings."""
+"""The forms of one edit: as it is given, in or without the chat template, reworded, and behind
+other beginnings.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ultraedit.encoding.subject import last_token, subject_or_likely_end
 from ultraedit.encoding.tokenise import Encoded, Encoder
+from ultraedit.encoding.wording import is_question, other_wording
 from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import context_length
 from ultraedit.methods.anchored import derive
@@ -34,6 +37,33 @@ class Form:
     def at_answer(self) -> Form:
         """The same text, written at the tokens that the answer is read off."""
         return replace(self, places=tuple(range(len(self.text.prompt) - 1, len(self.text.ids) - 1)))
+
+
+class Agenda:
+    """Which of an edit's other forms are read next: those not yet learned, in turn.
+
+    Args:
+        count: Of all forms; number 0 is the edit's own, which is always read.
+        at_once: How many of the others a pass reads.
+    """
+
+    def __init__(self, count: int, at_once: int) -> None:
+        self._waiting = list(range(1, count))
+        self._learned: list[int] = []
+        self._at_once = at_once
+
+    def next(self) -> list[int]:
+        """Forms to read now; where all were learned when they were last read, the oldest."""
+        return [*self._waiting, *self._learned][: self._at_once]
+
+    def told(self, form: int, learned: bool) -> None:
+        """What reading a form gave; it goes to the end of its line."""
+        if form == 0:
+            return
+        for line in (self._waiting, self._learned):
+            if form in line:
+                line.remove(form)
+        (self._learned if learned else self._waiting).append(form)
 
 
 def beginnings(bench: Workbench, count: int) -> tuple[str, ...]:
@@ -63,22 +93,35 @@ def forms(
         edit: With its subject, or without.
         text: The edit, as it was encoded.
         before: Beginnings.
-        threshold: The probability that is asked of the edit's own text, and of its chat form.
-        chat: Whether there is a form in the chat template where the edit itself is not in it.
+        threshold: The probability that is asked of the edit's own text, and of its other form.
+        chat: Whether there is a form in the chat template where the edit itself is not in it,
+            and one without where it is.
     """
     end = subject_or_likely_end(edit)
     found = [Form(text, (_place(bench.encoder, edit.prompt, end, text),), threshold)]
     answer = edit.answers[0]
-    asked: list[tuple[Encoder, str, float]] = []
-    if chat and not bench.encoder.chat and getattr(bench.tokenizer, "chat_template", None):
-        asked.append((replace(bench.encoder, chat=True), "", threshold))
-    asked += [(bench.encoder, words, min(derive.BEHIND, threshold)) for words in before]
+    asked: list[tuple[Encoder, Edit, int, float]] = []
+    templates = chat and bool(getattr(bench.tokenizer, "chat_template", None))
+    if templates:
+        other = replace(bench.encoder, chat=not bench.encoder.chat)
+        asked.append((other, edit, end, threshold))
+    behind = min(derive.BEHIND, threshold)
+    if (turned := other_wording(edit.prompt)) is not None:
+        # A question is asked in the template; what is to be completed stands without one.
+        encoder = replace(bench.encoder, chat=templates and is_question(turned), append_eos=False)
+        reworded = replace(edit, prompt=turned)
+        asked.append((encoder, reworded, subject_or_likely_end(reworded), behind))
+    # That the answer ends there is learned in the prompt's own surroundings.
+    encoder = replace(bench.encoder, append_eos=False)
+    for words in before:
+        prompt = words + edit.prompt.lstrip()
+        place = end + len(prompt) - len(edit.prompt)
+        asked.append((encoder, replace(edit, prompt=prompt), place, behind))
     room = context_length(bench.model) or math.inf
-    for encoder, words, probability in asked:
-        prompt = words + edit.prompt.lstrip() if words else edit.prompt
+    for encoder, one, end, probability in asked:
         try:
-            own = encoder.encode(prompt, answer)
-            place = _place(encoder, prompt, end + len(prompt) - len(edit.prompt), own)
+            own = encoder.encode(one.prompt, answer)
+            place = _place(encoder, one.prompt, end, own)
         except InputError:
             # A template that changes the prompt, or joins it with the answer.
             continue

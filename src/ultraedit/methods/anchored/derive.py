@@ -35,6 +35,9 @@ EDITED, FIRST = 6, 0.1
 LENGTHS = (5, 8)
 # The probability that an answer's least likely token is to have behind a beginning.
 BEHIND = 0.5
+# The probability that is asked of the end of an answer. To most models an answer that ends after
+# a few tokens is a surprise of ten nats, so that its end would take more than the answer itself.
+END = 0.5
 # A text moves what a module gives at its token by at most this share of its usual length, in one
 # pass. A gradient that is almost nothing asks for steps without end.
 REACH = 0.2

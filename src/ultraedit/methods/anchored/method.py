@@ -20,7 +20,7 @@ from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError, TurnRefusedError
 from ultraedit.methods.anchored import derive
 from ultraedit.methods.anchored.anchors import measured
-from ultraedit.methods.anchored.contexts import Form, beginnings, forms
+from ultraedit.methods.anchored.contexts import Agenda, Form, beginnings, forms
 from ultraedit.methods.anchored.memory import KeyMemory
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
@@ -46,7 +46,8 @@ class AnchoredConfig:
             carry an edit further, to prompts in other surroundings.
         forms: How many of an edit's texts a pass reads beside the edit's own, in turn. 0 takes
             half the time, and reworded prompts learn less.
-        chat: Whether an edit is also written in the tokenizer's chat template, if it has one.
+        chat: Whether an edit is also written in the tokenizer's chat template, if it has one; an
+            edit in the template also without it.
         anchors: How many names the model is held by; `auto` is `derive.anchor_texts`.
         text: A text file that stands for ordinary text instead of what the model draws itself.
             Read before the first turn, also after undoing all.
@@ -140,6 +141,7 @@ class Anchored(Method):
         waiting = newest.clone()
         # Of every edit's own text: its losses before the first pass, and now.
         first_losses, own_losses = torch.full((2, len(edits)), torch.nan)
+        agendas = [Agenda(len(some), self.config.forms) for some in all_forms]
         lefts: dict[str, Tensor] = {}
         systems: dict[str, Tensor] = {}
         for number in range(self.config.passes):
@@ -150,11 +152,17 @@ class Anchored(Method):
                     break
             carried = ~(own_losses > derive.CARRIED * first_losses)
             at_end = ~carried & (number >= derive.LAST_TOKEN_FROM * self.config.passes)
-            owners, chosen = self._chosen(all_forms, waiting, number, at_end)
+            owners, picked = chosen_forms(agendas, waiting)
+            chosen = [
+                all_forms[edit][form].at_answer() if at_end[edit] else all_forms[edit][form]
+                for edit, form in zip(owners.tolist(), picked, strict=True)
+            ]
             rows = bench.capture_spots([one.text for one in chosen], [one.places for one in chosen])
             falls, learned = self._falls(rows, chosen)
             sums = torch.zeros(len(chosen)).index_add_(0, rows.text, rows.losses)
-            own = torch.cat([owners.new_tensor([-1]), owners[:-1]]) != owners
+            for edit, form, known in zip(owners.tolist(), picked, learned.tolist(), strict=True):
+                agendas[edit].told(form, known)
+            own = torch.tensor(picked) == 0
             own_losses[owners[own]] = sums[own]
             if number == 0:
                 first_losses = own_losses.clone()
@@ -172,32 +180,19 @@ class Anchored(Method):
                 state = state.after(lefts, systems)
         self.state, self._systems = state, systems
 
-    def _chosen(
-        self, all_forms: Sequence[Sequence[Form]], waiting: Tensor, number: int, at_end: Tensor
-    ) -> tuple[Tensor, list[Form]]:
-        """The texts that pass `number` reads: of every waiting edit its own, then some others.
-
-        Those of the edits in `at_end` are written at the answer itself.
-        """
-        owners, chosen = [], []
-        for edit in waiting.nonzero()[:, 0].tolist():
-            own, *others = all_forms[edit]
-            count = min(self.config.forms, len(others))
-            picked = [others[(number * count + n) % len(others)] for n in range(count)]
-            for form in (own, *picked):
-                owners.append(edit)
-                chosen.append(form.at_answer() if at_end[edit] else form)
-        return torch.tensor(owners), chosen
-
     def _falls(self, rows: SpotRows, chosen: Sequence[Form]) -> tuple[Tensor, Tensor]:
         """(n,) by how much each text's loss is to fall in this pass, and (n,) bool: learned."""
         text, losses = rows.text, rows.losses
-        asked = torch.tensor([one.asked for one in chosen])
-        worst = losses.new_zeros(len(chosen)).scatter_reduce_(0, text, losses, "amax")
+        asked = torch.tensor([one.asked for one in chosen])[text]
+        ends = is_end([one.text for one in chosen])
+        asked[ends] = asked[ends].clamp(max=derive.END)
         # What is no number has not been learned.
-        learned = worst <= -asked.log()
+        short = (~(losses <= -asked.log())).to(torch.int64)
+        learned = torch.zeros(len(chosen), dtype=torch.int64).index_add_(0, text, short) == 0
         share = derive.STEP if self.config.lr == "auto" else float(self.config.lr)
-        missing = (derive.goal(self.config.threshold) - leads(losses)).clamp(min=0) * share
+        goals = torch.full_like(losses, derive.goal(self.config.threshold))
+        goals[ends] = derive.goal(min(derive.END, self.config.threshold))
+        missing = (goals - leads(losses)).clamp(min=0) * share
         # A text's loss falls by its tokens' leads times what each has left to win.
         falls = losses.new_zeros(len(chosen)).index_add_(0, text, missing * -torch.expm1(-losses))
         return falls, learned
@@ -311,6 +306,26 @@ def solved(
         for name, (left, right) in sides.items()
     }
     return shifts, ({name: left for name, (left, _) in sides.items()}, systems)
+
+
+def chosen_forms(agendas: Sequence[Agenda], waiting: Tensor) -> tuple[Tensor, list[int]]:
+    """The texts that a pass reads: of every waiting edit its own, then some of its other forms.
+
+    Returns:
+        (n,) int64 each text's edit, ascending, and the form that it is; 0 is the edit's own.
+    """
+    owners, picked = [], []
+    for edit in waiting.nonzero()[:, 0].tolist():
+        for form in (0, *agendas[edit].next()):
+            owners.append(edit)
+            picked.append(form)
+    return torch.tensor(owners), picked
+
+
+def is_end(texts: Sequence[Encoded]) -> Tensor:
+    """(tokens,) bool of all target tokens: whether it is an end of sequence that was appended."""
+    flags = [place >= text.scored for text in texts for place in range(len(text.target))]
+    return torch.tensor(flags)
 
 
 def lost(bench: Workbench, texts: Sequence[Encoded], threshold: float) -> Tensor:

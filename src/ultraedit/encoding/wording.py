@@ -1,0 +1,30 @@
+"""The same thing asked as a question and begun as a statement, where that is plain English."""
+
+from __future__ import annotations
+
+import re
+
+_QUESTION = re.compile(
+    r"(?:what|who|which)\s+(is|was|are|were)\s+(the\s+[^?]+?|[^?]+['’]s\s+[^?]+?)\?"
+)
+_STATEMENT = re.compile(r"(the\s+.+|.+['’]s\s+.+)\s+(is|was|are|were)", re.IGNORECASE)
+
+
+def other_wording(prompt: str) -> str | None:
+    """`The capital of France is` for `What is the capital of France?`, and the other way.
+
+    None for other prompts: to turn those takes more grammar than there is here.
+    """
+    bare = " ".join(prompt.split())
+    if found := _QUESTION.fullmatch(bare[:1].lower() + bare[1:]):
+        verb, subject = found.groups()
+        return f"{subject[:1].upper()}{subject[1:]} {verb}"
+    if found := _STATEMENT.fullmatch(bare):
+        subject, verb = found.groups()
+        begins = subject[:1].lower() if subject.lower().startswith("the ") else subject[:1]
+        return f"What {verb.lower()} {begins}{subject[1:]}?"
+    return None
+
+
+def is_question(prompt: str) -> bool:
+    return prompt.rstrip().endswith("?")
