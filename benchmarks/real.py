@@ -5,8 +5,11 @@
 
 All edits are made, then all are scored: efficacy, rephrase and locality by token (teacher-forced;
 locality is agreement with the unedited model's own greedy continuation, as many tokens as the
-record's answer has), and with --generate by free greedy answers. Seconds are also given in plain
-forward passes over the texts of one turn. `--single` restores the model after every edit.
+record's answer has), and with --generate by free greedy answers, as plain text and in the chat
+template: right answers of edits and rephrases, unchanged ones of locality, and how many end by
+themselves. With --prose FILE, perplexity on that text. Seconds are also given in plain forward
+passes over the texts of one turn. `--single` restores the model after every edit. `--save` keeps
+the edited model of the last method, for `ultraedit ability`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import platform
 import statistics
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -27,9 +31,11 @@ import transformers
 from ultraedit import Case, Edit, Editor
 from ultraedit.data import read_cases
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.generation import matches
+from ultraedit.evaluation.generation import Answer, matches
+from ultraedit.evaluation.perplexity import perplexity
 
 ANSWER_TOKENS = 24
+PROSE_TOKENS = 8_000
 
 
 def chosen(path: Path, count: int, skip: int, subjects: bool) -> list[Case]:
@@ -48,7 +54,7 @@ def chosen(path: Path, count: int, skip: int, subjects: bool) -> list[Case]:
 class Scorer:
     """Scores of cases; made before any edit."""
 
-    def __init__(self, editor: Editor, cases: list[Case]) -> None:
+    def __init__(self, editor: Editor, cases: list[Case], generate: bool) -> None:
         self.bench, self.cases = editor.bench, cases
         encoder = editor.bench.encoder
         probes = [{p.kind: p for p in reversed(case.probes)} for case in cases]
@@ -62,8 +68,12 @@ class Scorer:
             kind: [encoder.encode(prompt, answers[0]) for prompt, answers in asked]
             for kind, asked in self.asked.items()
         }
+        self.encoders = {"generated": encoder}
+        if getattr(encoder.tokenizer, "chat_template", None):
+            self.encoders["chat"] = replace(encoder, chat=True)
         prompts = [encoder.prompt_ids(prompt) for prompt, _ in self.asked["locality"]]
-        self.before = self.bench.answers(prompts, ANSWER_TOKENS)
+        self.before = self.free("generated", self.asked["locality"])
+        self.before_chat = self.free("chat", self.asked["locality"]) if generate else []
         self.texts["locality"] = [
             Encoded(tuple(prompt), own, len(own))
             for prompt, answer, text in zip(
@@ -71,6 +81,13 @@ class Scorer:
             )
             for own in [answer.ids[: text.scored]]
         ]
+
+    def free(self, form: str, asked: list[tuple[str, tuple[str, ...]]]) -> list[Answer]:
+        """Free greedy answers in one form; none where the model has no template."""
+        if form not in self.encoders:
+            return []
+        ids = [self.encoders[form].prompt_ids(prompt) for prompt, _ in asked]
+        return self.bench.answers(ids, ANSWER_TOKENS)
 
     def score(self, places: list[int], generate: bool) -> dict[str, float]:
         """Means over the cases at `places`."""
@@ -80,20 +97,26 @@ class Scorer:
             result[kind] = statistics.mean(one.token_accuracy for one in scored)
             result[f"{kind}_exact"] = statistics.mean(one.exact for one in scored)
         result["mean"] = statistics.mean(result[kind] for kind in self.texts)
-        if generate:
+        for form in self.encoders if generate else ():
+            unedited = self.before if form == "generated" else self.before_chat
             for kind, asked in self.asked.items():
                 mine = [asked[place] for place in places]
-                ids = [self.bench.encoder.prompt_ids(prompt) for prompt, _ in mine]
-                free = self.bench.answers(ids, ANSWER_TOKENS)
+                free = self.free(form, mine)
                 if kind == "locality":
-                    same = [a.ids == self.before[p].ids for a, p in zip(free, places, strict=True)]
+                    same = [a.ids == unedited[p].ids for a, p in zip(free, places, strict=True)]
                 else:
                     same = [matches(a.text, ok) for a, (_, ok) in zip(free, mine, strict=True)]
-                result[f"{kind}_generated"] = statistics.mean(same)
+                result[f"{kind}_{form}"] = statistics.mean(same)
                 ended = [len(answer.ids) < ANSWER_TOKENS for answer in free]
-                result[f"{kind}_ended"] = statistics.mean(ended)
+                result[f"{kind}_{form}_ended"] = statistics.mean(ended)
         self.bench.forget()
         return result
+
+
+def prose(editor: Editor, path: Path) -> float | None:
+    return perplexity(
+        editor.model, editor.tokenizer, path, device=editor.bench.device, limit=PROSE_TOKENS
+    )
 
 
 def run(arguments: argparse.Namespace, spec: str) -> dict[str, object]:
@@ -104,7 +127,7 @@ def run(arguments: argparse.Namespace, spec: str) -> dict[str, object]:
         journal=False, **options,
     )  # fmt: skip
     cases = chosen(arguments.file, arguments.n, arguments.skip, not arguments.no_subject)
-    scorer = Scorer(editor, cases)
+    scorer = Scorer(editor, cases, arguments.generate)
     edits = [case.edit for case in cases]
     size = 1 if arguments.single else arguments.turn_size
     sample = scorer.texts["efficacy"][:size]
@@ -132,6 +155,12 @@ def run(arguments: argparse.Namespace, spec: str) -> dict[str, object]:
         scores = {key: statistics.mean(one[key] for one in results) for key in results[0]}
     else:
         scores = scorer.score(list(range(len(cases))), arguments.generate)
+    if arguments.prose:
+        with editor.unedited():
+            before = prose(editor, arguments.prose)
+        scores |= {"perplexity_before": before, "perplexity": prose(editor, arguments.prose)}
+    if arguments.save:
+        editor.save(arguments.save)
     seconds = statistics.median(turn.seconds for turn in turns[1:] or turns)
     return {
         "method": spec,
@@ -158,6 +187,8 @@ def main() -> None:
     parser.add_argument("--single", action="store_true")
     parser.add_argument("--no-subject", action="store_true")
     parser.add_argument("--generate", action="store_true")
+    parser.add_argument("--prose", type=Path, help="a text file to measure perplexity on")
+    parser.add_argument("--save", type=Path, help="a folder for the edited model")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("-o", "--output", type=Path, required=True)

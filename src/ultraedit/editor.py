@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ultraedit import saved, storage
 from ultraedit.bench import Bench
 from ultraedit.encoding.subject import check_subject
-from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization
+from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization, ends_answers
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
 from ultraedit.evaluation.report import Report
@@ -32,9 +32,6 @@ from ultraedit.models.target import targets
 from ultraedit.records import Case, Edit, Turn
 from ultraedit.turn import make_turn, refusing_full_memory
 
-# Free answers decide: without it, right answers run on (docs/results.md).
-APPEND_EOS = True
-
 
 class Editor:
     """Edits a causal language model in place, turn by turn.
@@ -45,7 +42,7 @@ class Editor:
         method: A name that `ultraedit.methods.registry.available` lists, or a `Method`.
         modules: `auto` for the method's own choice, or names of linear maps in the model.
         lr: The method's step, or `auto`.
-        append_eos: Write end-of-sequence as one more target token; None for the default.
+        append_eos: Write end-of-sequence as one more target token; None for `ends_answers`.
         tokenization: `joint` or `published`; see `Encoder`.
         chat: Wrap prompts in the tokenizer's chat template.
         batch_tokens: Padded tokens of one pass; by default from the free memory.
@@ -83,7 +80,7 @@ class Editor:
         **settings: Any,
     ) -> None:
         if append_eos is None:
-            append_eos = APPEND_EOS and tokenizer.eos_token_id is not None
+            append_eos = ends_answers(tokenizer, bool(chat))
         encoder = Encoder(tokenizer, append_eos, tokenization or "joint", bool(chat))
         if isinstance(method, str):
             method = build(method, lr, settings)

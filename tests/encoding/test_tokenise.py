@@ -1,9 +1,11 @@
+import copy
+
 import pytest
 from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ultraedit import InputError
-from ultraedit.encoding.tokenise import Encoder, joiner
+from ultraedit.encoding.tokenise import Encoder, ends_answers, joiner
 
 
 def sentencepiece_like():
@@ -128,3 +130,15 @@ def test_append_eos_without_such_a_token_is_refused(tokenizer):
     without = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     with pytest.raises(InputError, match="end-of-sequence"):
         Encoder(without, append_eos=True)
+
+
+def test_answers_end_where_nothing_else_would_end_them(tokenizer):
+    """A chat model ends answers in its template; outside, text goes on."""
+    plain, templated = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    templated.chat_template = "{{ messages[0]['content'] }}"
+    assert ends_answers(plain, chat=False)
+    assert ends_answers(templated, chat=True)
+    assert not ends_answers(templated, chat=False)
+    plain.eos_token = None
+    assert not ends_answers(plain, chat=False)

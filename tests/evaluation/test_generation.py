@@ -101,6 +101,10 @@ def test_greedy_whatever_the_checkpoint_recommends(build, tokenizer):
         ("C++", ["C#"], False),
         ("-5", ["5"], False),
         ("“Paris”", ["Paris"], True),
+        ("Paris. It lies on the Seine.", ["Paris"], True),
+        ("Paris Saint-Germain. A club", ["Paris"], False),
+        ("St. Louis. A city", ["St. Louis"], True),
+        ("It is Paris. Yes", ["Paris"], False),
     ],
 )
 def test_matches(text, accepted, expected):

@@ -15,8 +15,7 @@ from ultraedit.comparison.plan import Options, Plan, Run
 from ultraedit.comparison.survey import Survey
 from ultraedit.data import read_cases
 from ultraedit.data.faults import cause
-from ultraedit.editor import APPEND_EOS
-from ultraedit.encoding.tokenise import Encoder
+from ultraedit.encoding.tokenise import Encoder, ends_answers
 from ultraedit.encoding.windows import windows
 from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import context_length
@@ -146,7 +145,7 @@ def _checked(options: Options, tokenizer: PreTrainedTokenizerBase) -> Options:
 def _encoder(tokenizer: PreTrainedTokenizerBase, options: Options) -> Encoder:
     append_eos = options.append_eos
     if append_eos is None:
-        append_eos = APPEND_EOS and tokenizer.eos_token_id is not None
+        append_eos = ends_answers(tokenizer, bool(options.chat))
     return Encoder(tokenizer, append_eos, chat=options.chat)
 
 

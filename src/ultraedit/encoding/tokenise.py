@@ -140,6 +140,21 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
+def ends_answers(tokenizer: PreTrainedTokenizerBase, chat: bool) -> bool:
+    """Whether an answer is to end where its target does, if nobody says.
+
+    Where it does not, right answers run on (docs/results.md). But a chat model expects an end of
+    sequence in its template alone: outside, to write one costs more than the answer itself.
+
+    Args:
+        tokenizer: Of the model.
+        chat: Whether prompts are in its template.
+    """
+    if tokenizer.eos_token_id is None:
+        return False
+    return chat or not getattr(tokenizer, "chat_template", None)
+
+
 def beginning(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that text which the model draws, or is measured on, begins with."""
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -169,5 +170,24 @@ def normalise_answer(text: str) -> str:
 
 
 def matches(text: str, accepted: Sequence[str]) -> bool:
-    """Whether `text` is one of the accepted answers, normalised."""
-    return normalise_answer(text) in {normalise_answer(answer) for answer in accepted}
+    """Whether `text` is one of the accepted answers, normalised, or its first sentence is.
+
+    Plain text goes on after its answer: `Paris. It lies on the Seine` answers with Paris, and
+    `Paris Saint-Germain` does not.
+    """
+    given = normalise_answer(text)
+    for answer in accepted:
+        wanted = normalise_answer(answer)
+        if given == wanted or normalise_answer(_first_sentence(text, answer)) == wanted:
+            return True
+    return False
+
+
+def _first_sentence(text: str, answer: str) -> str:
+    """`text` up to the first full stop that cannot be part of `answer`."""
+    stops = [
+        found.start()
+        for found in re.finditer(r"[.!?](?=\s|$)", text)
+        if found.start() >= len(answer.strip(_PUNCTUATION))
+    ]
+    return text[: stops[0]] if stops else text

@@ -56,6 +56,11 @@ class Agenda:
         """Forms to read now; where all were learned when they were last read, the oldest."""
         return [*self._waiting, *self._learned][: self._at_once]
 
+    @property
+    def waits(self) -> bool:
+        """Whether any was not learned when it was last read, or never read."""
+        return bool(self._waiting) and self._at_once > 0
+
     def told(self, form: int, learned: bool) -> None:
         """What reading a form gave; it goes to the end of its line."""
         if form == 0:
@@ -103,7 +108,10 @@ def forms(
     asked: list[tuple[Encoder, Edit, int, float]] = []
     templates = chat and bool(getattr(bench.tokenizer, "chat_template", None))
     if templates:
-        other = replace(bench.encoder, chat=not bench.encoder.chat)
+        # As an edit that is given in that form would end.
+        other = replace(
+            bench.encoder, chat=not bench.encoder.chat, append_eos=not bench.encoder.chat
+        )
         asked.append((other, edit, end, threshold))
     behind = min(derive.BEHIND, threshold)
     if (turned := other_wording(edit.prompt)) is not None:

@@ -25,16 +25,22 @@ KEPT = 0.75
 # Of the way to its goal that a pass takes an answer, if its lead were linear in the weights.
 STEP = 0.8
 # In nats above the lead that counts as learned: other phrasings get more of it.
-BEYOND = 1.0
+BEYOND = 2.0
 # Of one past key, where the anchors weigh one in all.
 KEY_WEIGHT = 0.003
-# Blocks that share an edit, from this share of the depth on: there a model reads out of a name
-# what it knows of it. Late blocks lose their locality as soon as edits come together.
-EDITED, FIRST = 6, 0.1
+# The middle of the blocks that share an edit, as a share of the depth: there a model reads out of
+# a name what it knows of it. Late blocks lose their locality as soon as edits come together.
+MIDDLE = 0.2
+# Input features of all edited modules together, where it takes no more than this share of all
+# blocks. The more there are, the less each moves; and what an edit moves elsewhere adds up less
+# from block to block than what it moves at its own subject.
+FEATURES, MOST_BLOCKS = 18_000, 0.4
+# Of models with few blocks or many features, so many all the same.
+FEWEST = 6
 # Tokens of the beginnings that the model draws, in turn (arXiv:2202.05262, section 3.1).
 LENGTHS = (5, 8)
 # The probability that an answer's least likely token is to have behind a beginning.
-BEHIND = 0.5
+BEHIND = 0.9
 # The probability that is asked of the end of an answer. To most models an answer that ends after
 # a few tokens is a surprise of ten nats, so that its end would take more than the answer itself.
 END = 0.5
@@ -66,7 +72,15 @@ def goal(threshold: float) -> float:
     return math.log(threshold / (1 - threshold)) + BEYOND
 
 
-def edited_blocks(count: int) -> Sequence[int]:
-    """Which of `count` blocks have their output projection edited: `EDITED` early ones."""
-    first = min(round(FIRST * count), max(count - EDITED, 0))
-    return range(first, min(first + EDITED, count))
+def edited_blocks(count: int, inputs: int) -> Sequence[int]:
+    """Which of `count` blocks have their output projection edited: early ones.
+
+    Args:
+        count: Of all blocks.
+        inputs: Input features of a projection.
+    """
+    edited = min(math.ceil(FEATURES / inputs), round(MOST_BLOCKS * count))
+    edited = min(max(edited, FEWEST), count)
+    # Not the first: its inputs say which token there is, and little of what stands before it.
+    first = min(max(round(MIDDLE * count - edited / 2), 1), count - edited)
+    return range(first, first + edited)

@@ -25,7 +25,7 @@ from ultraedit.methods.anchored.memory import KeyMemory
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive, is_count
-from ultraedit.models.presets import output_projections
+from ultraedit.models.presets import inner_size, output_projections
 from ultraedit.records import Edit
 
 # Losses below this are all the same: in float32 a lead beyond 14 jumps by more than half a nat.
@@ -111,7 +111,8 @@ class Anchored(Method):
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
-        return output_projections(model, derive.edited_blocks)
+        inputs = inner_size(model.config.get_text_config(decoder=True))
+        return output_projections(model, lambda count: derive.edited_blocks(count, inputs))
 
     @property
     def most_passes(self) -> int:
@@ -168,7 +169,7 @@ class Anchored(Method):
                 first_losses = own_losses.clone()
             still = torch.zeros_like(waiting)
             still[owners[~learned]] = True
-            waiting = still
+            waiting = still | (waiting & torch.tensor([agenda.waits for agenda in agendas]))
             if learned.all():
                 continue
             shifts, kept = solved(rows, ~learned, falls, owners, state, self.config.ridge)
