@@ -73,10 +73,10 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     kernel = jacobian @ cost @ jacobian.T
     kernel = kernel + 0.03 * kernel.diagonal().diag()
     # The end of an answer is asked for with less.
-    goals = [torch.full((len(one.text.target),), math.log(0.9 / 0.1) + 2.0) for one in first]
+    goals = [torch.full((len(one.text.target),), math.log(0.9 / 0.1) + 3.0) for one in first]
     for goal in goals:
-        goal[-1] = 2.0
-    assert (derive.BEYOND, derive.END) == (2.0, 0.5)
+        goal[-1] = 3.0
+    assert (derive.BEYOND, derive.END) == (3.0, 0.5)
     chances = [part.losses.double().neg().exp() for part in parts]
     # With the lead z = log p - log(1 - p), a token's loss falls by 1 - p for every nat of z.
     wanted = [0.002 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum()

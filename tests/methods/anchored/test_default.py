@@ -70,8 +70,8 @@ def test_its_modules_are_output_projections_whatever_the_paper_edits():
         assert [int(name.split(".")[2]) for name in chosen] == [3, 4, 5, 6, 7, 8]
         assert {name.rpartition(".")[2] for name in chosen} == {"down_proj"}
         assert chosen != choose_modules(model)
-    # Narrow ones take more, up to two fifths of all.
-    for model, blocks in ((bare(30, 1536), range(1, 13)), (bare(18, 2048), range(1, 8))):
+    # Narrow ones take more, up to little more than half of all.
+    for model, blocks in ((bare(30, 1536), range(1, 17)), (bare(18, 2048), range(1, 11))):
         assert [int(name.split(".")[2]) for name in Anchored.modules(model)] == list(blocks)
 
 

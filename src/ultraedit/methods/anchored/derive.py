@@ -25,7 +25,7 @@ KEPT = 0.75
 # Of the way to its goal that a pass takes an answer, if its lead were linear in the weights.
 STEP = 0.8
 # In nats above the lead that counts as learned: other phrasings get more of it.
-BEYOND = 2.0
+BEYOND = 3.0
 # Of one past key, where the anchors weigh one in all.
 KEY_WEIGHT = 0.003
 # The middle of the blocks that share an edit, as a share of the depth: there a model reads out of
@@ -34,7 +34,7 @@ MIDDLE = 0.2
 # Input features of all edited modules together, where it takes no more than this share of all
 # blocks. The more there are, the less each moves; and what an edit moves elsewhere adds up less
 # from block to block than what it moves at its own subject.
-FEATURES, MOST_BLOCKS = 18_000, 0.4
+FEATURES, MOST_BLOCKS = 24_000, 0.55
 # Of models with few blocks or many features, so many all the same.
 FEWEST = 6
 # Tokens of the beginnings that the model draws, in turn (arXiv:2202.05262, section 3.1).
