@@ -41,8 +41,10 @@ def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
     )
     short = [Edit("who plays jazz", "paris"), Edit("where was person born", "guitar")]
     turn = editor.edit(short)
-    assert all(turn.learned)
     assert 1 < turn.passes < 60
+    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in short]
+    for one in editor.bench.score(texts):
+        assert float(one.losses.max()) <= -math.log(0.05)
     again = editor.edit(short)
     assert again.passes == 0
     assert Editor(build("llama"), tokenizer, method="anchored", passes=1).edit(EDITS).passes == 1
