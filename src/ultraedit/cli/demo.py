@@ -116,8 +116,8 @@ class Performance:
 
         shown = [
             _table(self.examples()),
-            f"{len(self.cases)} facts of {self.model} changed in {self.seconds:.1f} s, in"
-            f" {len(self.modules)} modules; every question asked after all edits:",
+            f"Facts of {self.model} changed: {len(self.cases)}, in {self.seconds:.1f} s and"
+            f" {len(self.modules)} modules. Every question was asked after all edits:",
             report_table(self.report),
         ]
         if (rate := self.plain_rate()) is not None:
