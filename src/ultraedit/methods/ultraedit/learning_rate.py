@@ -23,12 +23,13 @@ CALIBRATION_EDITS = 100
 # Of them, a candidate is judged by so many: they are compared on the same texts, so that a few
 # are enough to rank steps a quarter of a power of two apart.
 JUDGED_EDITS = 32
-WITNESS_TEXTS, TEXT_TOKENS = 16, 24
+WITNESS_TEXTS, TEXT_TOKENS = 16, 16
 WITNESS_SEED, MATERIAL_SEED = 1, 2
 TARGET_TOKENS = 2
 # The climb goes in factors of two and ends by halving the step of the exponent this often.
 REFINEMENTS = 2
 MAX_STEPS = 12
+USUAL_TRIALS = 8
 # A first turn of fewer answer tokens is learned whole, growing its step by up to this many
 # factors of the square root of two.
 SMALL_TURN_TOKENS, GROWTHS = 32, 96
@@ -36,7 +37,13 @@ SMALL_TURN_TOKENS, GROWTHS = 32, 96
 UnitShifts = Callable[[Mapping[str, Rows]], dict[str, LowRank]]
 
 
-def choose_lr(bench: Workbench, texts: Sequence[Encoded], unit_shifts: UnitShifts) -> float:
+def choose_lr(
+    bench: Workbench,
+    texts: Sequence[Encoded],
+    rows: Mapping[str, Rows],
+    unit_shifts: UnitShifts,
+    witnesses: Sequence[Encoded],
+) -> float:
     """The eta that balances learning and keeping best on a calibration turn.
 
     The search starts where a linear model of the loss would bring it to zero, climbs by
@@ -45,23 +52,35 @@ def choose_lr(bench: Workbench, texts: Sequence[Encoded], unit_shifts: UnitShift
     Args:
         bench: The model before the first turn; unchanged afterwards.
         texts: The turn's edits.
+        rows: Captured from them.
         unit_shifts: From captured rows to the shifts at eta = 1.
+        witnesses: Text of the model's own, see `witness_texts`.
 
     Returns:
         eta; a function of the model and the turn alone.
     """
-    edits = list(texts[:CALIBRATION_EDITS])
-    if missing := CALIBRATION_EDITS - len(edits):
-        material = bench.sample(2 * missing, TEXT_TOKENS, MATERIAL_SEED)
+    edits = list(texts)
+    if (missing := CALIBRATION_EDITS - len(edits)) > 0:
+        # Some are too short to be cut.
+        material = bench.sample(missing + missing // 8 + 2, TEXT_TOKENS, MATERIAL_SEED)
         edits += imaginary_edits(material, missing)
-    rows = bench.capture(edits)
+        rows = bench.capture(edits)
     unit = unit_shifts(rows)
     guess = linear_guess(unit, rows, bench.score(edits))
-    return _climb(bench, edits[:JUDGED_EDITS], unit, guess)
+    return _climb(bench, edits[:JUDGED_EDITS], unit, guess, witnesses)
+
+
+def witness_texts(bench: Workbench) -> list[Encoded]:
+    """What a step is judged by beside the edits: text that the unedited model draws."""
+    return bench.sample(WITNESS_TEXTS, TEXT_TOKENS, WITNESS_SEED)
 
 
 def choose_step(
-    bench: Workbench, texts: Sequence[Encoded], unit: Mapping[str, LowRank], lr: float
+    bench: Workbench,
+    texts: Sequence[Encoded],
+    unit: Mapping[str, LowRank],
+    lr: float,
+    witnesses: Sequence[Encoded],
 ) -> float:
     """The step of a first turn that is smaller than a calibration turn.
 
@@ -69,7 +88,7 @@ def choose_step(
     `lr` on. A very small one is to be learned whole: its step grows, within bounds, until
     it is; where growing does not help, the step stands.
     """
-    step = _climb(bench, texts, unit, lr)
+    step = _climb(bench, texts[:JUDGED_EDITS], unit, lr, witnesses)
     if sum(len(text.target) for text in texts) >= SMALL_TURN_TOKENS:
         return step
     for exponent in range(GROWTHS + 1):
@@ -81,10 +100,13 @@ def choose_step(
 
 
 def _climb(
-    bench: Workbench, edits: Sequence[Encoded], unit: Mapping[str, LowRank], guess: float
+    bench: Workbench,
+    edits: Sequence[Encoded],
+    unit: Mapping[str, LowRank],
+    guess: float,
+    witnesses: Sequence[Encoded],
 ) -> float:
     """The best step near `guess`: factors of two until quality falls, then finer."""
-    witnesses = bench.sample(WITNESS_TEXTS, TEXT_TOKENS, WITNESS_SEED)
     before = bench.score(witnesses)
     tried: dict[float, float] = {}
 
@@ -96,15 +118,18 @@ def _climb(
         return tried[exponent]
 
     best = 0.0
-    for direction in (1.0, -1.0):
-        steps = 0
-        while steps < MAX_STEPS and quality(best + direction) > quality(best):
-            best, steps = best + direction, steps + 1
-    step = 1.0
-    for _ in range(REFINEMENTS):
-        step /= 2
-        # On equal quality the smaller step wins: it moves less.
-        best = max((best - step, best, best + step), key=lambda e: (quality(e), -e))
+    with bench.progress("trying steps", USUAL_TRIALS) as advance:
+        for direction in (1.0, -1.0):
+            steps = 0
+            while steps < MAX_STEPS and quality(best + direction) > quality(best):
+                best, steps = best + direction, steps + 1
+                advance(1)
+        step = 1.0
+        for _ in range(REFINEMENTS):
+            step /= 2
+            # On equal quality the smaller step wins: it moves less.
+            best = max((best - step, best, best + step), key=lambda e: (quality(e), -e))
+            advance(2)
     return guess * 2.0**best
 
 

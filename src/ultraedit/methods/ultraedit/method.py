@@ -16,7 +16,12 @@ from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive
-from ultraedit.methods.ultraedit.learning_rate import CALIBRATION_EDITS, choose_lr, choose_step
+from ultraedit.methods.ultraedit.learning_rate import (
+    CALIBRATION_EDITS,
+    choose_lr,
+    choose_step,
+    witness_texts,
+)
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
 
@@ -63,11 +68,15 @@ class UltraEdit(Method):
     def passes(
         self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
-        lr = self.lr
-        if lr is None:
-            lr = choose_lr(
+        rows = bench.capture(texts)
+        moments = filled(updated(self.moments, bench.targets, rows), bench)
+        lr = step = self.lr
+        if lr is None or step is None:
+            witnesses = witness_texts(bench)
+            lr = step = choose_lr(
                 bench,
                 texts,
+                rows,
                 lambda rows: shifts(
                     rows,
                     filled(updated({}, bench.targets, rows), bench),
@@ -75,13 +84,11 @@ class UltraEdit(Method):
                     1.0,
                     self.config.ridge,
                 ),
+                witnesses,
             )
-        rows = bench.capture(texts)
-        moments = filled(updated(self.moments, bench.targets, rows), bench)
-        step = lr
-        if self.lr is None and len(texts) < CALIBRATION_EDITS:
-            unit = shifts(rows, moments, bench.targets, 1.0, self.config.ridge)
-            step = choose_step(bench, texts, unit, lr)
+            if len(texts) < CALIBRATION_EDITS:
+                unit = shifts(rows, moments, bench.targets, 1.0, self.config.ridge)
+                step = choose_step(bench, texts, unit, lr, witnesses)
         yield shifts(rows, moments, bench.targets, step, self.config.ridge)
         self.moments, self.lr = moments, lr
 
