@@ -6,10 +6,10 @@
 All edits are made, then all are scored: efficacy, rephrase and locality by token (teacher-forced;
 locality is agreement with the unedited model's own greedy continuation, as many tokens as the
 record's answer has), and with --generate by free greedy answers, as plain text and in the chat
-template: right answers of edits and rephrases, unchanged ones of locality, and how many end by
-themselves. With --prose FILE, perplexity on that text. Seconds are also given in plain forward
-passes over the texts of one turn. `--single` restores the model after every edit. `--save` keeps
-the edited model of the last method, for `ultraedit ability`.
+template: how many begin with the answer (of locality: with the unedited model's own, as many
+tokens as above), and how many end by themselves. With --prose FILE, perplexity on that text.
+Seconds are also given in plain forward passes over the texts of one turn. `--single` restores the
+model after every edit. `--save` keeps the edited model of the last method, for `ultraedit ability`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import transformers
 from ultraedit import Case, Edit, Editor
 from ultraedit.data import read_cases
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.generation import Answer, matches
+from ultraedit.evaluation.generation import Answer, normalise_answer
 from ultraedit.evaluation.perplexity import perplexity
 
 ANSWER_TOKENS = 24
@@ -49,6 +49,15 @@ def chosen(path: Path, count: int, skip: int, subjects: bool) -> list[Case]:
     if subjects:
         return found
     return [Case(Edit(c.edit.prompt, c.edit.target, id=c.edit.id), c.probes) for c in found]
+
+
+def begins(text: str, accepted: tuple[str, ...]) -> bool:
+    """Whether the first words of `text` are an accepted answer: plain text goes on after it."""
+    words = normalise_answer(text.replace(".", " ").replace(",", " ")).split()
+    wanted = [
+        normalise_answer(answer.replace(".", " ").replace(",", " ")).split() for answer in accepted
+    ]
+    return any(words[: len(answer)] == answer for answer in wanted)
 
 
 class Scorer:
@@ -103,9 +112,13 @@ class Scorer:
                 mine = [asked[place] for place in places]
                 free = self.free(form, mine)
                 if kind == "locality":
-                    same = [a.ids == unedited[p].ids for a, p in zip(free, places, strict=True)]
+                    counts = [self.texts[kind][place].scored for place in places]
+                    same = [
+                        a.ids[:n] == unedited[p].ids[:n]
+                        for a, n, p in zip(free, counts, places, strict=True)
+                    ]
                 else:
-                    same = [matches(a.text, ok) for a, (_, ok) in zip(free, mine, strict=True)]
+                    same = [begins(a.text, ok) for a, (_, ok) in zip(free, mine, strict=True)]
                 result[f"{kind}_{form}"] = statistics.mean(same)
                 ended = [len(answer.ids) < ANSWER_TOKENS for answer in free]
                 result[f"{kind}_{form}_ended"] = statistics.mean(ended)
