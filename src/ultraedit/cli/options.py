@@ -13,7 +13,10 @@ from ultraedit.errors import InputError
 
 Model = Annotated[
     str,
-    typer.Argument(help="Hub id, local folder, an edited model, or `demo`.", show_default=False),
+    typer.Argument(
+        help="Hub id, local folder, an edited model, smollm2, gemma3-270m, or demo.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[Path, typer.Argument(help="An edited model.", show_default=False)]
 CasesFile = Annotated[
