@@ -49,7 +49,7 @@ def test_edit_save_load_go_on(checkpoint, tmp_path):
 def test_half_checkpoints_keep_their_masters(build, tokenizer, tmp_path, dtype):
     build("llama").to(getattr(torch, dtype)).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    editor = Editor.from_pretrained(tmp_path / "base", device="cpu")
+    editor = Editor.from_pretrained(tmp_path / "base", device="cpu", dtype=dtype)
     assert str(editor.model.dtype) == f"torch.{dtype}"
     editor.edit(EDITS)
     editor.save(tmp_path / "out")

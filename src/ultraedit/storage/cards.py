@@ -52,7 +52,7 @@ def stage_cards(
     if quantization is None and hasattr(config, QUANTIZATION):
         delattr(config, QUANTIZATION)
     try:
-        if model.is_remote_code():
+        if _is_remote_code(model):
             custom_object_save(model, folder, config=config)
         config.save_pretrained(folder)
         if model.can_generate() and model.generation_config is not None:
@@ -67,6 +67,11 @@ def stage_cards(
     for path in folder.rglob("*"):
         if path.is_file():
             sync_file(path)
+
+
+def _is_remote_code(model: PreTrainedModel) -> bool:
+    """What `PreTrainedModel.is_remote_code` says in releases of transformers that have it."""
+    return getattr(type(model), "_auto_class", None) is not None
 
 
 def stage_warning(folder: Path, method: str) -> None:
