@@ -7,7 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from ultraedit.core.apply import MasterWeight
 from ultraedit.core.capture import Loss, Rows, capture
@@ -37,6 +43,17 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 def untold(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
     """The progress of a bench that nobody watches."""
     return nullcontext(lambda steps: None)
+
+
+class _Told(StoppingCriteria):
+    """Tells how many tokens have been drawn; stops nothing."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
+        self.advance(1)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class Bench:
@@ -206,10 +223,17 @@ class Bench:
             do_sample=True, top_k=0, max_new_tokens=tokens, pad_token_id=pad_id(tokenizer),
             eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
-        with torch.random.fork_rng(), plain_generation(self.model):
+        with (
+            torch.random.fork_rng(),
+            plain_generation(self.model),
+            self.progress(f"drawing {sequences} texts", tokens) as advance,
+        ):
             torch.manual_seed(seed)
             drawn = self.model.generate(
-                input_ids=begin, attention_mask=torch.ones_like(begin), generation_config=config
+                input_ids=begin,
+                attention_mask=torch.ones_like(begin),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([_Told(advance)]),
             )
         texts = []
         for row in drawn[:, 1:].tolist():

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -82,3 +84,20 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_changes(
         editor.edit([Edit("who plays jazz", "guitar")])
     assert not editor.method.state_dict()
     assert all(torch.equal(before[n], w) for n, w in editor.model.state_dict().items())
+
+
+def test_drawing_tells_how_far_it_is_and_draws_the_same(build, tokenizer):
+    bench = Editor(build("llama"), tokenizer).bench
+    silent = bench.sample(3, 5)
+    seen = []
+
+    @contextmanager
+    def progress(what, total):
+        seen.append((what, total))
+        yield seen.append
+
+    bench.progress = progress
+    assert bench.sample(3, 5) == silent
+    first, *steps = seen
+    assert first == ("drawing 3 texts", 5)
+    assert 1 <= sum(steps) <= 5

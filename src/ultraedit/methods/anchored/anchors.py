@@ -100,9 +100,7 @@ def _measured(
 ) -> dict[str, Anchors | None]:
     count = max(len(names) // NAMES_PER_TEXT, 1)
     if text is None:
-        with bench.progress("drawing text to hold the model by", 1) as advance:
-            plain = drawn(bench, count, derive.ANCHOR_TOKENS)
-            advance(1)
+        plain = drawn(bench, count, derive.ANCHOR_TOKENS)
     else:
         plain = of_file(bench, text, count, derive.ANCHOR_TOKENS)
     with bench.progress("keys of other names and of text", len(names) + len(plain)) as advance:
