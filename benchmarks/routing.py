@@ -24,10 +24,10 @@ from ultraedit import Editor
 from ultraedit.cli.console import quiet_libraries
 from ultraedit.data import read_cases
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.methods.wise.training import Stirred, stirred
+from ultraedit.methods.wise.training import ModuleInputs, module_inputs
 
 
-def lengths(seen: Stirred, delta: Tensor) -> list[Tensor]:
+def lengths(seen: ModuleInputs, delta: Tensor) -> list[Tensor]:
     """|a (W' - W)| of every token, text by text."""
     found = (seen.inputs @ delta).norm(dim=1)
     return [found[seen.text == number] for number in range(seen.count)]
@@ -61,7 +61,7 @@ def main() -> None:
     for kind, prompts in asked.items():
         ids = [tuple(bench.encoder.prompt_ids(prompt)) for prompt in prompts]
         with method.bypassed():
-            seen = stirred(bench, target.module, [Encoded(i, i[-1:], 1) for i in ids])
+            seen = module_inputs(bench, target.module, [Encoded(i, i[-1:], 1) for i in ids])
         tokens[kind] = lengths(seen, delta)
         for text, found in zip(ids, tokens[kind], strict=True):
             for token, length in zip(text[1:], found.tolist(), strict=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -36,19 +36,13 @@ from ultraedit.evaluation.teacher_forced import QueryContext, Scored, no_routing
 from ultraedit.methods.base import Shifts
 from ultraedit.models.discover import prefix_below
 from ultraedit.models.target import Target, targets
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
-
-def untold(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """The progress of a bench that nobody watches."""
-    return nullcontext(lambda steps: None)
+from ultraedit.progress import Advance, Progress, no_progress
 
 
-class _Told(StoppingCriteria):
-    """Tells how many tokens have been drawn; stops nothing."""
+class _TokenCounter(StoppingCriteria):
+    """Advances a progress bar by every generated token; stops nothing."""
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
+    def __init__(self, advance: Advance) -> None:
         self.advance = advance
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
@@ -81,6 +75,7 @@ class Bench:
         self.model = model
         self.encoder = encoder
         self.batch_tokens = batch_tokens
+        self.stored = stored
         self.targets: Mapping[str, Target] = targets(model, names)
         self.masters = {
             name: MasterWeight.of(target.parameter, target.transposed, stored)
@@ -88,7 +83,7 @@ class Bench:
         }
         self._backup: dict[str, Tensor] = {}
         self.query: QueryContext = no_routing
-        self.progress: Progress = untold
+        self.progress: Progress = no_progress
         self.passes = Passes(model, prefix_below(model, names))
 
     @property
@@ -104,15 +99,20 @@ class Bench:
 
     def batches(self, texts: Sequence[Encoded]) -> Iterable[Batch]:
         self._hold(texts)
+        return batches_of(texts, self._graph_tokens, self.device, pad_id(self.tokenizer))
+
+    @property
+    def _graph_tokens(self) -> int:
         # A pass that keeps its graph for all tokens holds about twice what a batch is planned for.
-        most = max(1, self.batch_tokens // MOST_PARTS)
-        return batches_of(texts, most, self.device, pad_id(self.tokenizer))
+        return max(1, self.batch_tokens // MOST_PARTS)
 
     def _batches(self, texts: Sequence[Encoded], cuts: Sequence[int] = ()) -> Iterable[Batch]:
         self._hold(texts)
         pad, apart = pad_id(self.tokenizer), self.passes.split
         side: PaddingSide = "both" if apart else "right"
-        return batches_of(texts, self.batch_tokens, self.device, pad, side, apart, cuts)
+        # Cut texts are differentiated from the cut on; read whole, they are so altogether.
+        tokens = self.batch_tokens if apart or not cuts else self._graph_tokens
+        return batches_of(texts, tokens, self.device, pad, side, apart, cuts)
 
     def capture(self, texts: Sequence[Encoded], loss: Loss = loss_gradient) -> dict[str, Rows]:
         modules = {name: target.module for name, target in self.targets.items()}
@@ -212,7 +212,9 @@ class Bench:
             )
 
     @torch.no_grad()
-    def sample(self, sequences: int, tokens: int, seed: int = 0) -> list[Encoded]:
+    def sample(
+        self, sequences: int, tokens: int, seed: int = 0, advance: Advance | None = None
+    ) -> list[Encoded]:
         """Text drawn at temperature 1 from the start of a sequence; the caller's random
         state is left as it was.
         """
@@ -223,17 +225,13 @@ class Bench:
             do_sample=True, top_k=0, max_new_tokens=tokens, pad_token_id=pad_id(tokenizer),
             eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
-        with (
-            torch.random.fork_rng(),
-            plain_generation(self.model),
-            self.progress(f"drawing {sequences} texts", tokens) as advance,
-        ):
+        with torch.random.fork_rng(), plain_generation(self.model):
             torch.manual_seed(seed)
             drawn = self.model.generate(
                 input_ids=begin,
                 attention_mask=torch.ones_like(begin),
                 generation_config=config,
-                stopping_criteria=StoppingCriteriaList([_Told(advance)]),
+                stopping_criteria=StoppingCriteriaList([_TokenCounter(advance)] if advance else []),
             )
         texts = []
         for row in drawn[:, 1:].tolist():

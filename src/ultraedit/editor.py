@@ -90,7 +90,7 @@ class Editor:
         model.eval()
         if batch_tokens is None:
             held = method.state_bytes(shapes_of(model, names))
-            batch_tokens = plan_batch_tokens(model, names, held)
+            batch_tokens = plan_batch_tokens(model, names, held, stored)
         self.bench = Bench(model, encoder, names, batch_tokens, stored)
         self.method = method
         self.bench.query = method.query
@@ -152,7 +152,9 @@ class Editor:
         loaded, tokenizer = load(
             model, modules=lambda bare: choose_modules(bare, modules, kind.modules), **place
         )
-        stored = checkpoint_dtype(model) if dtype == "auto" else None
+        stored = None
+        if dtype == "auto":
+            stored = checkpoint_dtype(model, trust_remote_code=trust_remote_code)
         editor = cls(loaded, tokenizer, stored=stored, **options)
         editor.frozen = parse_place(frozen)
         editor.source = (folder := local_folder(model)) and folder.resolve()

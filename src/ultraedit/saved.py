@@ -158,9 +158,9 @@ def load(
     # Editors that wrote no such setting held everything on the device.
     recorded = settings.get("frozen", "resident")
     frozen = going_on(recorded, place.get("frozen"), place.get("device_map"))
-    stored = next(iter(snapshot.originals.values())).dtype
+    originals = snapshot.originals
     # Editors that recorded no dtype computed in the stored one.
-    computed = settings.get("dtype") or _plain(stored)
+    computed = settings.get("dtype") or _plain(next(iter(originals.values())).dtype)
     dtype = place.get("dtype", "auto")
     model, tokenizer = load_model(
         folder,
@@ -171,6 +171,7 @@ def load(
             "modules": lambda bare: settings["modules"],
         },
     )
+    wider = (o.dtype for p, o in originals.items() if o.dtype != model.get_parameter(p).dtype)
     editor = cls(
         model,
         tokenizer,
@@ -180,7 +181,7 @@ def load(
         tokenization=settings["tokenization"],
         chat=settings["chat"],
         batch_tokens=batch_tokens,
-        stored=stored,
+        stored=next(wider, None),
         **keeping,
     )
     if _plain(model.dtype) != computed:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ultraedit.bench import Bench, untold
+from ultraedit.bench import Bench
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import TurnRefusedError
 from ultraedit.methods.base import Method, Shifts
+from ultraedit.progress import no_progress
 from ultraedit.records import Edit
 
 
@@ -59,7 +60,7 @@ def make_turn(
     learned: tuple[bool, ...] = ()
     try:
         with refusing_full_memory(bench), bench.transaction():
-            with _told(bench, method, len(edits)) as advance:
+            with _passes_bar(bench, method, len(edits)) as advance:
                 for shifts in method.passes(bench, edits, texts):
                     _apply(bench, shifts)
                     passes += 1
@@ -76,12 +77,12 @@ def make_turn(
     return Made(passes, kept, learned)
 
 
-def _told(
+def _passes_bar(
     bench: Bench, method: Method, edits: int
 ) -> AbstractContextManager[Callable[[int], None]]:
     # A method of one pass makes turns by the thousand; the bar over all of them is enough.
     if method.most_passes == 1:
-        return untold("", 1)
+        return no_progress("", 1)
     return bench.progress(f"passes over {edits} edits, at most", method.most_passes)
 
 

@@ -4,13 +4,17 @@ import json
 import os
 
 import pytest
+import torch
 
 from ultraedit import Editor, InputError, TurnRefusedError, UltraEditError
+from ultraedit.comparison.begin import begin
 from ultraedit.comparison.folder import read_object
+from ultraedit.comparison.prepare import prepare
 from ultraedit.comparison.result import Result
 from ultraedit.comparison.run import perform
 from ultraedit.comparison.turns import TurnLog
 from ultraedit.data import read_cases
+from ultraedit.models import compute_dtype
 
 
 class Killed(BaseException):
@@ -74,6 +78,21 @@ def test_a_run_is_what_an_editor_makes_of_the_edits(
     assert sum(count for what, count in told if what == "edits") == 7
     assert sum(count for what, count in told if what == "cases") == 7
     assert not folder.run(name).model.exists()
+
+
+def test_weights_are_rounded_as_they_would_be_saved(
+    build, tokenizer, tmp_path, facts, folder, monkeypatch
+):
+    """A bfloat16 checkpoint that the machine computes in float32."""
+    monkeypatch.setattr(compute_dtype, "_seconds", lambda dtype: float(dtype == torch.bfloat16))
+    half = tmp_path / "half"
+    build("llama").to(torch.bfloat16).save_pretrained(half)
+    tokenizer.save_pretrained(half)
+    plan = prepare(str(half), str(facts), methods=("ft",), turn_size=2, settings={"ft": {}})
+    own = folder.run("ft")
+    editor, _ = begin(plan, plan.run("ft"), own, TurnLog(own.turns))
+    assert editor.model.dtype == torch.float32
+    assert {one.stored for one in editor.bench.masters.values()} == {torch.bfloat16}
 
 
 def test_what_takes_long_is_told_as_it_goes(plan_of, run_of, write_facts, records):

@@ -42,11 +42,26 @@ def test_solves_inversions_and_sums_refuse_it(tf32, monkeypatch):
 
     for name in ("__matmul__", "addmm_"):
         watched(name)
+    # A function of the module torch, not a method.
+    plain_addmm = torch.addmm
+
+    def addmm(*args, **kwargs):
+        seen.append(MATMUL.fp32_precision)
+        return plain_addmm(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "addmm", addmm)
     keys, gradients, inverse = torch.randn(3, 4), torch.randn(3, 2), torch.eye(4)
-    metric.directions(keys, gradients, inverse, torch.ones(2))
-    solve.ridge_rows(keys, gradients)
     shift = LowRank(keys, gradients, torch.arange(3))
-    apply.add_shift(torch.zeros(2, 4), shift, transposed=True)
-    assert len(seen) >= 4
-    assert set(seen) == {"ieee"}
+    found = metric.directions(keys, gradients, inverse)
+    for product, least in (
+        (lambda: metric.directions(keys, gradients, inverse), 3),
+        (lambda: metric.absorbed(inverse, found.left, found.system, 0.5), 1),
+        (lambda: solve.ridge_rows(keys, gradients), 1),
+        (lambda: apply.add_shift(torch.zeros(2, 4), shift, transposed=True), 1),
+        (shift.dense, 1),
+    ):
+        seen.clear()
+        product()
+        assert len(seen) >= least
+        assert set(seen) == {"ieee"}
     assert MATMUL.fp32_precision == "tf32"

@@ -7,9 +7,11 @@ import torch
 from transformers import DynamicCache
 
 from ultraedit import Edit, Editor
+from ultraedit import bench as bench_module
 from ultraedit.core.forward import cache_argument
 from ultraedit.core.passes import Passes, _near
 from ultraedit.encoding.batching import collate
+from ultraedit.encoding.plan import MOST_PARTS
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.models.discover import decoder_blocks
 
@@ -95,6 +97,22 @@ def test_a_model_with_a_cache_of_its_own_is_read_whole(build, tokenizer, caplog)
     with caplog.at_level(logging.WARNING, logger="ultraedit"):
         assert len(editor.edit(EDITS).learned) == 2
     assert len(warnings_of(caplog)) == 1
+
+
+def test_what_is_differentiated_whole_is_read_in_smaller_batches(build, tokenizer, monkeypatch):
+    bench = Editor(build("llama"), tokenizer, lr=1e-3, batch_tokens=40).bench
+    texts = [Encoded((1, 5, 6, 7), (8,), 1)] * 30
+    seen = []
+
+    def sizes(model, modules, batches, *others):
+        seen.extend(batch.input_ids.numel() for batch in batches)
+
+    monkeypatch.setattr(bench_module, "capture_spots", sizes)
+    bench.passes.split = False
+    bench.passes.checked = True
+    bench.capture_spots(texts, [(1,)] * 30)
+    assert sum(seen) == 30 * 4
+    assert max(seen) <= 40 // MOST_PARTS
 
 
 def test_models_of_the_tests_need_no_way_around(build, architecture, tokenizer, caplog):

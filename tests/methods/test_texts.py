@@ -88,7 +88,7 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_changes(
 
 def test_drawing_tells_how_far_it_is_and_draws_the_same(build, tokenizer):
     bench = Editor(build("llama"), tokenizer).bench
-    silent = bench.sample(3, 5)
+    silent = texts.drawn(bench, 3, 5)
     seen = []
 
     @contextmanager
@@ -97,7 +97,7 @@ def test_drawing_tells_how_far_it_is_and_draws_the_same(build, tokenizer):
         yield seen.append
 
     bench.progress = progress
-    assert bench.sample(3, 5) == silent
+    assert texts.drawn(bench, 3, 5) == silent
     first, *steps = seen
-    assert first == ("drawing 3 texts", 5)
+    assert first == ("drawing text", 5)
     assert 1 <= sum(steps) <= 5

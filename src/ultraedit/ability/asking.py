@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
-
-
-def untold(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
-    """The progress of a harness that nobody watches."""
-    return nullcontext(lambda steps: None)
+from ultraedit.progress import Progress
 
 
 def watched_model(

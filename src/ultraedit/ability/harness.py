@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ultraedit.ability.asking import Progress, untold, watched_model, watched_prompts
+from ultraedit.ability.asking import watched_model, watched_prompts
 from ultraedit.ability.loading import load, place_of, require_harness, task_manager
 from ultraedit.ability.report import Score
 from ultraedit.ability.scores import scores
@@ -20,6 +20,7 @@ from ultraedit.ability.sources import find
 from ultraedit.ability.undisturbed import undisturbed
 from ultraedit.data.faults import cause
 from ultraedit.errors import InputError, UltraEditError
+from ultraedit.progress import Progress, no_progress
 
 # What the harness itself seeds with, so that its figures are met.
 RANDOM_SEED, OTHER_SEED = 0, 1234
@@ -65,7 +66,7 @@ class Harness:
         batch_size: int | str = BATCH_SIZE,
         limit: int | None = None,
         chat: bool = False,
-        progress: Progress = untold,
+        progress: Progress = no_progress,
     ) -> list[Score]:
         """Ask a model every document of every task.
 
@@ -129,7 +130,7 @@ def open_harness(
     *,
     data: str | Path | None = None,
     shots: int | None = None,
-    progress: Progress = untold,
+    progress: Progress = no_progress,
 ) -> Harness:
     """Load tasks.
 

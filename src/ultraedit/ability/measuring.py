@@ -12,11 +12,11 @@ from typing import Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ultraedit.ability.asking import Progress, untold
 from ultraedit.ability.harness import BATCH_SIZE, Harness, check_batch_size, open_harness
 from ultraedit.ability.pairing import paired_difference
 from ultraedit.ability.report import AbilityReport, Row, Score
 from ultraedit.editor import Editor
+from ultraedit.progress import Progress, no_progress
 
 PACKAGES = {"lm-eval": "lm_eval", "transformers": "transformers", "torch": "torch"}
 
@@ -45,7 +45,7 @@ def measure(
     chat: bool = False,
     batch_size: int | str = BATCH_SIZE,
     before: Sequence[Score] | None = None,
-    progress: Progress = untold,
+    progress: Progress = no_progress,
 ) -> AbilityReport:
     """Run lm-eval on the edited and on the unedited model, over the same documents.
 

@@ -79,11 +79,11 @@ class Performance:
 
     def examples(self) -> list[list[Asked]]:
         """The first few cases, whatever became of them: none is picked for its looks."""
-        found = []
-        for place, (case, result) in enumerate(zip(self.cases, self.report.cases, strict=False)):
-            edited, *others = example(case, result)
-            found.append([edited, *others, *self.plain[place : place + 1]])
-        return found[:SHOWN]
+        pairs = zip(self.cases[:SHOWN], self.report.cases, strict=False)
+        return [
+            [*example(case, result), *self.plain[place : place + 1]]
+            for place, (case, result) in enumerate(pairs)
+        ]
 
     def plain_rate(self) -> float | None:
         """How many statements the target completes; None where there was no template to leave."""

@@ -16,11 +16,18 @@ def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: 
     shapes = shapes_of(editor.model, editor.modules)
     held, beside = method.state_bytes(shapes), method.tokens_beside(turn_size)
     memory = edit_memory(
-        editor.model, editor.modules, turn_size, bench.device.type, bench.batch_tokens, held, beside
+        editor.model,
+        editor.modules,
+        turn_size,
+        bench.device.type,
+        bench.batch_tokens,
+        held,
+        beside,
+        bench.stored,
     )
     disk = disk_cost(
         editor.model, editor.modules, turn_size, method.disk_bytes(shapes), method.most_passes,
-        method.record_bytes(shapes),
+        method.record_bytes(shapes), bench.stored,
     )  # fmt: skip
     if as_json:
         return print_json(summary | {"memory": memory, "disk": disk})

@@ -23,7 +23,13 @@ def inspect(
     from ultraedit import storage
     from ultraedit.cli.console import print_json, quiet_libraries, show
     from ultraedit.methods.registry import method_class
-    from ultraedit.models.load import load_skeleton, resolve, resolve_device
+    from ultraedit.models.load import (
+        automatic_dtype,
+        load_skeleton,
+        resolve,
+        resolve_device,
+        resolve_dtype,
+    )
     from ultraedit.models.memory import (
         TOKENS_PER_EDIT,
         disk_cost,
@@ -42,21 +48,28 @@ def inspect(
     kind = method_class(edited["method"] if edited else method)
     names = choose_modules(skeleton, wanted, kind.modules)
     preset = preset_of(skeleton)
-    place = resolve_device(device).type
+    where = resolve_device(device)
+    place, stored = where.type, skeleton.dtype
+    computed = resolve_dtype((edited or {}).get("dtype", "auto"))
+    if computed == "auto":
+        computed = automatic_dtype(model, skeleton.config, where)
+    computing = skeleton if computed == "auto" else skeleton.to(computed)
     editing = kind.with_settings(edited["method_settings"] if edited else {})
     shapes = shapes_of(skeleton, names)
     held = editing.state_bytes(shapes)
     memory = edit_memory(
-        skeleton, names, turn_size, place, method=held, beside=editing.tokens_beside(turn_size)
-    )
+        computing, names, turn_size, place, method=held,
+        beside=editing.tokens_beside(turn_size), stored=stored,
+    )  # fmt: skip
     disk = disk_cost(
         skeleton, names, turn_size, editing.disk_bytes(shapes), editing.most_passes,
-        editing.record_bytes(shapes),
+        editing.record_bytes(shapes), stored,
     )  # fmt: skip
     result: dict[str, Any] = {
         "model": model,
         "architecture": type(skeleton).__name__,
-        "dtype": str(skeleton.dtype).removeprefix("torch."),
+        "dtype": str(stored).removeprefix("torch."),
+        "compute_dtype": str(computing.dtype).removeprefix("torch."),
         "parameters": sum(p.numel() for p in skeleton.parameters()),
         "preset": preset.title if preset else None,
         "edited": {k: edited[k] for k in ("method", "turns", "edits")} if edited else None,
@@ -80,8 +93,9 @@ def inspect(
     if names != published_modules(skeleton):
         choice = f"the choice of method {kind.info.name}"
     show(
-        f"{result['architecture']}, {result['parameters']:,} parameters, {result['dtype']};"
-        f" edited modules: {choice if modules == 'auto' and not edited else 'as named'}",
+        f"{result['architecture']}, {result['parameters']:,} parameters, {result['dtype']},"
+        f" computed in {result['compute_dtype']}; edited modules:"
+        f" {choice if modules == 'auto' and not edited else 'as named'}",
         table,
     )
     if edited:

@@ -17,7 +17,7 @@ from ultraedit.data import read_cases
 from ultraedit.encoding.tokenise import beginning
 from ultraedit.errors import InputError
 from ultraedit.history.run import Progress, resumed, runs_of
-from ultraedit.models.load import kept_name, load, local_folder
+from ultraedit.models.load import checkpoint_dtype, kept_name, load, local_folder
 from ultraedit.storage import is_edited_model
 from ultraedit.storage.atomic import discard, named_failures
 
@@ -54,7 +54,8 @@ def begin(plan: Plan, run: Run, folder: RunFolder, log: TurnLog) -> tuple[Editor
     settings = {"batch_tokens": options.batch_tokens, **run.settings}
     editor = Editor(
         model, tokenizer, method=run.method, append_eos=options.append_eos, chat=options.chat,
-        journal=False, **settings,
+        journal=False, stored=checkpoint_dtype(plan.model) if options.dtype == "auto" else None,
+        **settings,
     )  # fmt: skip
     editor.source = (source := local_folder(plan.model)) and source.resolve()
     editor.base_name = kept_name(plan.model)

@@ -17,66 +17,36 @@ ROUNDING = 1e-6
 class Directions:
     """What n rows can do to one module, each in the direction that costs least.
 
-    A row changes its scalar (a lead, say) at the rate g^T W^T h. Of all W that reach a wanted
-    change, the cheapest under tr(W^T M W C^-1) is a sum of M^-1 h g^T C over the rows.
+    A row changes its scalar (a loss, say) at the rate g^T W^T h. Of all W that reach a wanted
+    change, the cheapest under tr(W^T M W) is a sum of M^-1 h g^T over the rows.
 
     Attributes:
         left: (n, d) H M^-1.
-        right: (n, e) G C.
         system: (n, n) H M^-1 H^T.
-        kernel: (n, n) H M^-1 H^T times G C G^T, entry by entry: by how much one row's direction
-            changes another row's scalar.
+        kernel: (n, n) float64, H M^-1 H^T times G G^T, entry by entry: by how much one row's
+            direction changes another row's scalar.
     """
 
     left: Tensor
-    right: Tensor
     system: Tensor
     kernel: Tensor
 
 
 @full_precision()
-def directions(keys: Tensor, gradients: Tensor, inverse: Tensor, whitening: Tensor) -> Directions:
+def directions(keys: Tensor, gradients: Tensor, inverse: Tensor) -> Directions:
     """The rows of one module.
 
     Args:
         keys: (n, d) inputs H.
         gradients: (n, e) of every row's scalar with respect to the outputs, G.
         inverse: (d, d) M^-1, symmetric and positive.
-        whitening: (e, e) C, likewise; or (e,), its diagonal where it has nothing else.
     """
     left = keys @ inverse
-    right = gradients * whitening if whitening.dim() == 1 else gradients @ whitening
     system = left @ keys.T
     system = (system + system.T) / 2
-    likeness = right @ gradients.T
-    return Directions(left, right, system, system * (likeness + likeness.T) / 2)
-
-
-def multipliers(kernel: Tensor, wanted: Tensor, ridge: float) -> Tensor:
-    """How much of every row's direction there is to be, so that each scalar changes as wanted.
-
-    Solves (K + r diag(K)) a = b: every row is damped in its own units, so that one which the
-    metric already makes dear (an edit written again) is held back no more than a new one.
-
-    Args:
-        kernel: (n, n) K, the sum over all modules.
-        wanted: (n,) b, changes of the rows' scalars.
-        ridge: r.
-
-    Returns:
-        (n,) float64 a; nan where the kernel is not positive. Solved in float64.
-    """
-    kernel, wanted = kernel.double(), wanted.double()
-    size = kernel.diagonal().clamp(min=torch.finfo(torch.float32).tiny).sqrt()
-    scaled = kernel / size[:, None] / size
-    # A row of nothing has nothing to write.
-    scaled.diagonal().clamp_(min=1.0).add_(ridge)
-    factor, failed = torch.linalg.cholesky_ex(scaled)
-    if failed:
-        return torch.full_like(wanted, float("nan"))
-    found: Tensor = torch.cholesky_solve((wanted / size)[:, None], factor)[:, 0] / size
-    # What cannot be reached by any change of the weights is not reached for.
-    return torch.where(kernel.diagonal() > 0, found, 0.0)
+    likeness = gradients @ gradients.T
+    kernel = system.double() * (likeness + likeness.T).double() / 2
+    return Directions(left, system, kernel)
 
 
 def summed(rows: Tensor, group: Tensor) -> Tensor:
@@ -112,7 +82,7 @@ def absorbed(inverse: Tensor, left: Tensor, system: Tensor, weight: float) -> Te
     return torch.addmm(inverse, half.T, half, alpha=-1)
 
 
-def bounded_multipliers(
+def multipliers(
     kernel: Tensor, wanted: Tensor, ridge: float, limit: Tensor, sweeps: int = 60
 ) -> Tensor:
     """How much of every row's direction there is to be, so that each scalar changes enough.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ultraedit.core.full_precision import full_precision
-
 EPSILON = torch.finfo(torch.float64).eps
 
 
@@ -35,7 +33,6 @@ class Components:
         return Components(_rows(self.inputs, rank), _rows(self.outputs, rank))
 
 
-@full_precision()
 def of_factors(left: Tensor, right: Tensor) -> Components:
     """The singular value decomposition of `left.T @ right`, which is never formed.
 
@@ -56,7 +53,6 @@ def of_factors(left: Tensor, right: Tensor) -> Components:
     return Components((scale * inputs).float(), (scale * outputs).float())
 
 
-@full_precision()
 def of_dense(delta: Tensor) -> Components:
     """The singular value decomposition of a (d, e) float64 matrix.
 

@@ -12,7 +12,7 @@ carries them in its state.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
@@ -30,6 +30,7 @@ from ultraedit.errors import InputError
 from ultraedit.evaluation.teacher_forced import Scored
 from ultraedit.models.presets import published_modules
 from ultraedit.models.target import Target
+from ultraedit.progress import Advance
 from ultraedit.records import Edit
 
 Shifts = Mapping[str, Shift]
@@ -114,15 +115,24 @@ class Workbench(Protocol):
         """Loss and prediction of every target token, teacher-forced."""
         ...
 
-    def sample(self, sequences: int, tokens: int, seed: int = 0) -> list[Encoded]:
-        """Text that the model draws itself from the beginning of a sequence."""
+    def sample(
+        self, sequences: int, tokens: int, seed: int = 0, advance: Advance | None = None
+    ) -> list[Encoded]:
+        """Text that the model draws itself from the beginning of a sequence.
+
+        Args:
+            sequences: How many texts.
+            tokens: Of each, at most.
+            seed: Of the draw.
+            advance: Called after every token that all texts have been given.
+        """
         ...
 
     def trial(self, shifts: Shifts) -> AbstractContextManager[None]:
         """The weights with `shifts` added inside; exactly as they were afterwards."""
         ...
 
-    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    def progress(self, what: str, total: int) -> AbstractContextManager[Advance]:
         """Gives a function to be told of every step of something that takes long."""
         ...
 

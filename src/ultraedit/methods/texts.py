@@ -5,6 +5,7 @@ from __future__ import annotations
 from ultraedit.encoding.tokenise import Encoded, beginning
 from ultraedit.encoding.windows import windows
 from ultraedit.methods.base import Workbench
+from ultraedit.progress import Advance
 
 SEED = 3
 # Texts that are drawn side by side.
@@ -17,16 +18,19 @@ def drawn(bench: Workbench, count: int, tokens: int) -> list[Encoded]:
     """`count` texts of at most `tokens` from the model itself; the same ones every time."""
     parts = range(-(-count // SAMPLED))
     sizes = (min(SAMPLED, count - part * SAMPLED) for part in parts)
-    return [
-        text
-        for part, size in zip(parts, sizes, strict=True)
-        for text in drawn_part(bench, part, size, tokens)
-    ]
+    with bench.progress("drawing text", len(parts) * tokens) as advance:
+        return [
+            text
+            for part, size in zip(parts, sizes, strict=True)
+            for text in drawn_part(bench, part, size, tokens, advance)
+        ]
 
 
-def drawn_part(bench: Workbench, part: int, size: int, tokens: int) -> list[Encoded]:
+def drawn_part(
+    bench: Workbench, part: int, size: int, tokens: int, advance: Advance | None = None
+) -> list[Encoded]:
     """The part with this number of what the model draws, `size` texts, `SAMPLED` at most."""
-    return bench.sample(size, tokens, SEED + part * SAMPLED)
+    return bench.sample(size, tokens, SEED + part * SAMPLED, advance)
 
 
 def of_file(bench: Workbench, path: str, count: int, tokens: int) -> list[Encoded]:

@@ -19,7 +19,12 @@ SHARE = 0.8
 TURN = 100
 
 
-def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str], method: int = 0) -> int:
+def plan_batch_tokens(
+    model: PreTrainedModel,
+    names: Sequence[str],
+    method: int = 0,
+    stored: torch.dtype | None = None,
+) -> int:
     """Padded tokens of a batch: the most that fit, halved from the device's best.
 
     Editors record it: resumed elsewhere they go on with the same batches.
@@ -28,6 +33,7 @@ def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str], method: int 
         model: Loaded.
         names: The edited modules; none for a model that is only asked.
         method: What the method holds, see `Method.state_bytes`.
+        stored: See `edit_memory`.
     """
     holder = model.get_submodule(names[0]) if names else model.get_input_embeddings()
     device: torch.device = holder.weight.device
@@ -36,7 +42,7 @@ def plan_batch_tokens(model: PreTrainedModel, names: Sequence[str], method: int 
     while names and free is not None and tokens > LEAST_TOKENS:
         # As many edits as fill a batch, should turns be that large.
         edits = max(TURN, MOST_PARTS * tokens // TOKENS_PER_EDIT)
-        peak = edit_memory(model, names, edits, device.type, tokens, method)["peak"]
+        peak = edit_memory(model, names, edits, device.type, tokens, method, stored=stored)["peak"]
         if peak <= SHARE * free:
             break
         tokens //= 2

@@ -15,15 +15,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from ultraedit.demo import MODEL_FOLDER
 from ultraedit.errors import InputError
+from ultraedit.models.compute_dtype import compute_dtype
 from ultraedit.models.frozen import loading_options, on_any_processor, parse_place
 from ultraedit.models.named import SOURCES, fetched
-from ultraedit.models.precision import computing_dtype
 from ultraedit.models.presets import published_modules
 
 DTYPES = {
@@ -113,7 +114,7 @@ def load(
     Args:
         name: Hub id, folder, `demo`, or a name of `models.named`.
         dtype: A dtype, or `auto` for the checkpoint's own, or for float32 where a CPU is faster
-            with that; see `models.precision`.
+            with that; see `models.compute_dtype`.
         device: `auto`, or a torch device.
         device_map: Takes the place of `device`; needs accelerate.
         frozen: How to hold the blocks below the first edited one, see `models.frozen`; None
@@ -130,14 +131,14 @@ def load(
     place = None if device_map is not None else resolve_device(device)
     held = parse_place(frozen)
     torch_dtype = resolve_dtype(dtype)
-    if torch_dtype == "auto" and place is not None and held == "resident":
-        torch_dtype = _automatic(name, place)
     if held != "resident" and place is None:
         raise InputError(f"device_map and frozen={held!r} exclude each other")
     remote = options.get("trust_remote_code")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=remote)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote)
+        if torch_dtype == "auto" and place is not None and held == "resident":
+            torch_dtype = automatic_dtype(name, config, place)
         if held != "resident" and place is not None:
             skeleton = load_skeleton(name, trust_remote_code=remote)
             edited = modules(skeleton)
@@ -196,23 +197,28 @@ def _safetensors(name: str | os.PathLike[str]) -> list[Path]:
     return [] if folder is None else list(folder.glob("*.safetensors"))
 
 
-def checkpoint_dtype(name: str | os.PathLike[str]) -> torch.dtype | None:
-    """What a checkpoint's config says that its weights are in; None where it does not say."""
-    try:
-        config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError):
-        return None
+def checkpoint_dtype(
+    name: str | os.PathLike[str], *, trust_remote_code: bool | None = None
+) -> torch.dtype | None:
+    """The dtype that a checkpoint's config names for its weights; None where it names none."""
+    config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
+    return _named_dtype(config)
+
+
+def _named_dtype(config: PretrainedConfig) -> torch.dtype | None:
     found = getattr(config.get_text_config(decoder=True), "dtype", None)
     return found if isinstance(found, torch.dtype) else None
 
 
-def _automatic(name: str | os.PathLike[str], device: torch.device) -> str | torch.dtype:
-    files, stored = _safetensors(name), checkpoint_dtype(name)
+def automatic_dtype(
+    name: str | os.PathLike[str], config: PretrainedConfig, device: torch.device
+) -> str | torch.dtype:
+    """The dtype to load a model in where `auto` was asked for; see `compute_dtype`."""
+    files, stored = _safetensors(name), _named_dtype(config)
     if not files or stored is None:
         return "auto"
     parameters = sum(path.stat().st_size for path in files) // stored.itemsize
-    chosen = computing_dtype(stored, device, parameters)
-    return "auto" if chosen == stored else chosen
+    return compute_dtype(stored, device, parameters)
 
 
 def load_skeleton(

@@ -80,6 +80,7 @@ def edit_memory(
     batch_tokens: int = 2048,
     method: int = 0,
     beside: int = 0,
+    stored: torch.dtype | None = None,
 ) -> dict[str, int]:
     """Bytes by purpose, for turns of `turn_size` edits of `TOKENS_PER_EDIT` tokens.
 
@@ -91,6 +92,7 @@ def edit_memory(
         batch_tokens: Padded tokens of one pass.
         method: What the method holds, see `Method.state_bytes`.
         beside: See `Method.tokens_beside`.
+        stored: The dtype that edited weights are stored in; the model's own by default.
 
     Returns:
         `peak` is the most that is held at once beside the weights. Of what it is made of:
@@ -106,9 +108,9 @@ def edit_memory(
     ahead = max(turn_size, LOOKAHEAD_EDITS) * TOKENS_PER_EDIT
     rows = 4 * n * sum(d + e for d, e in shapes)
     parts = {
-        "masters": 4 * sum(w.numel() for w in served if w.dtype != torch.float32),  # type: ignore[misc,operator,union-attr]
+        "masters": 4 * sum(w.numel() for w in served if (stored or w.dtype) != torch.float32),  # type: ignore[misc,operator,union-attr]
         "backup": 4 * sum(d * e for d, e in shapes),
-        "originals (cpu)": sum(w.numel() * w.element_size() for w in served),  # type: ignore[misc,operator,union-attr]
+        "originals (cpu)": sum(w.numel() * (stored or w.dtype).itemsize for w in served),  # type: ignore[misc,operator,union-attr]
         "hidden states": min(PREFIX_BYTES, ahead * sizes.width * sizes.itemsize)
         if sizes.frozen
         else 0,
@@ -178,6 +180,7 @@ def disk_cost(
     method: int = 0,
     passes: int = 1,
     record: int = 0,
+    stored: torch.dtype | None = None,
 ) -> dict[str, int]:
     """Bytes that an edited model takes on disk beside its base, by purpose.
 
@@ -191,12 +194,13 @@ def disk_cost(
         method: What is written of the method, see `Method.disk_bytes`.
         passes: That it takes over a turn, at most.
         record: See `Method.record_bytes`.
+        stored: See `edit_memory`.
     """
     shapes = shapes_of(model, names)
     served = [model.get_submodule(name).weight for name in names]
     edited = 4 * sum(d * e for d, e in shapes)
-    own = sum(w.numel() * w.element_size() for w in served)  # type: ignore[misc,operator,union-attr]
-    halves = sum(w.numel() for w in served if w.dtype != torch.float32)  # type: ignore[misc,operator,union-attr]
+    own = sum(w.numel() * (stored or w.dtype).itemsize for w in served)  # type: ignore[misc,operator,union-attr]
+    halves = sum(w.numel() for w in served if (stored or w.dtype) != torch.float32)  # type: ignore[misc,operator,union-attr]
     n = turn_size * ANSWER_TOKENS_PER_EDIT
     return {
         "edited weights, originals": 2 * own,

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -16,9 +18,10 @@ def spread(generator, d, rows=None):
 def turn(memory, keys, targets, ridge=0.03):
     """Every key's output moved by its target, as far as it points that way."""
     sizes = targets.norm(dim=1)
-    found = directions(keys, targets / sizes[:, None], memory.inverse, torch.eye(targets.shape[1]))
-    amounts = multipliers(found.kernel, sizes, ridge)
-    shift = found.left.T @ (found.right * amounts.float()[:, None])
+    gradients = targets / sizes[:, None]
+    found = directions(keys, gradients, memory.inverse)
+    amounts = multipliers(found.kernel, sizes, ridge, torch.full((len(keys),), math.inf))
+    shift = found.left.T @ (gradients * amounts.float()[:, None])
     return shift, memory.after(found.left, found.system, derive.KEY_WEIGHT)
 
 

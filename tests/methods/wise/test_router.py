@@ -59,7 +59,7 @@ def test_what_scores_above_the_ratio_of_the_least_is_routed(model):
     assert not added(model, rows(20.0)).any()
 
 
-def test_of_several_memories_the_most_stirred_serves(model):
+def test_of_several_memories_the_most_activated_serves(model):
     router = Router(model, model.linear, 1.0)
     router.serve((memory(1.0, 1.0), memory(3.0, 30.0), memory(2.0, 1.0)))
     found = added(model, rows(0.4, 5.0, 20.0))

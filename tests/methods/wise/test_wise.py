@@ -10,7 +10,7 @@ from ultraedit.export.source import require_format
 from ultraedit.methods.wise.method import WiseConfig, late
 from ultraedit.methods.wise.scores import Margins, margin_loss
 from ultraedit.methods.wise.shards import mask, ties
-from ultraedit.methods.wise.training import Course, stirred, trained
+from ultraedit.methods.wise.training import Course, module_inputs, trained
 from ultraedit.storage.manifest import read_manifest
 
 
@@ -28,8 +28,8 @@ def test_training_is_gradient_descent_in_its_mask(make, edits):
     own = mask(target.d, target.e, 0.2, 0)
     course = Course(0.05, 4, 0.04, Margins(0.05, 2.0, 1.0), 1.5, 1e-9)
     start = torch.where(own, torch.full((target.d, target.e), 0.01), 0.0)
-    inside = stirred(bench, target.module, texts)
-    outside = stirred(bench, target.module, bench.sample(3, 8), whole=True)
+    inside = module_inputs(bench, target.module, texts)
+    outside = module_inputs(bench, target.module, bench.sample(3, 8), whole=True)
     found = trained(bench, target.module, start, own, texts, inside, outside, course)
 
     weight = target.parameter.detach().clone()
@@ -149,7 +149,7 @@ def test_the_least_score_is_that_of_an_edits_own_prompt(make, edits):
     texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
     (target,) = editor.bench.targets.values()
     with editor.method.bypassed():
-        found = stirred(editor.bench, target.module, texts).scores(live.delta)
+        found = module_inputs(editor.bench, target.module, texts).scores(live.delta)
     assert live.least == pytest.approx(float(found.min()))
     assert live.edits == 3
 

@@ -8,6 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from ultraedit.encoding.subject import last_token, subject_or_likely_end
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.encoding.wording import is_question, other_wording
@@ -39,7 +42,7 @@ class Form:
         return replace(self, places=tuple(range(len(self.text.prompt) - 1, len(self.text.ids) - 1)))
 
 
-class Agenda:
+class FormQueue:
     """Which of an edit's other forms are read next: those not yet learned, in turn.
 
     Args:
@@ -57,18 +60,32 @@ class Agenda:
         return [*self._waiting, *self._learned][: self._at_once]
 
     @property
-    def waits(self) -> bool:
+    def pending(self) -> bool:
         """Whether any was not learned when it was last read, or never read."""
         return bool(self._waiting) and self._at_once > 0
 
-    def told(self, form: int, learned: bool) -> None:
-        """What reading a form gave; it goes to the end of its line."""
+    def record(self, form: int, learned: bool) -> None:
+        """Note whether a form was learned when it was read; it goes to the end of its line."""
         if form == 0:
             return
         for line in (self._waiting, self._learned):
             if form in line:
                 line.remove(form)
         (self._learned if learned else self._waiting).append(form)
+
+
+def next_forms(queues: Sequence[FormQueue], waiting: Tensor) -> tuple[Tensor, list[int]]:
+    """The texts that a pass reads: of every waiting edit its own, then some of its other forms.
+
+    Returns:
+        (n,) int64 each text's edit, ascending, and the form that it is; 0 is the edit's own.
+    """
+    owners, picked = [], []
+    for edit in waiting.nonzero()[:, 0].tolist():
+        for form in (0, *queues[edit].next()):
+            owners.append(edit)
+            picked.append(form)
+    return torch.tensor(owners), picked
 
 
 def beginnings(bench: Workbench, count: int) -> tuple[str, ...]:
@@ -114,10 +131,10 @@ def forms(
         )
         asked.append((other, edit, end, threshold))
     behind = min(derive.BEHIND, threshold)
-    if (turned := other_wording(edit.prompt)) is not None:
+    if (wording := other_wording(edit.prompt)) is not None:
         # A question is asked in the template; what is to be completed stands without one.
-        encoder = replace(bench.encoder, chat=templates and is_question(turned), append_eos=False)
-        reworded = replace(edit, prompt=turned)
+        encoder = replace(bench.encoder, chat=templates and is_question(wording), append_eos=False)
+        reworded = replace(edit, prompt=wording)
         asked.append((encoder, reworded, subject_or_likely_end(reworded), behind))
     # That the answer ends there is learned in the prompt's own surroundings.
     encoder = replace(bench.encoder, append_eos=False)

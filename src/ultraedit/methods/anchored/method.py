@@ -12,24 +12,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ultraedit.core.full_precision import full_precision
-from ultraedit.core.metric import bounded_multipliers, summed
 from ultraedit.core.shift import LowRank, Shift
-from ultraedit.core.spot_rows import SpotRows
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError, TurnRefusedError
 from ultraedit.methods.anchored import derive
 from ultraedit.methods.anchored.anchors import measured
-from ultraedit.methods.anchored.contexts import Agenda, Form, beginnings, forms
+from ultraedit.methods.anchored.contexts import FormQueue, beginnings, forms, next_forms
 from ultraedit.methods.anchored.memory import KeyMemory
+from ultraedit.methods.anchored.solving import falls_wanted, solved
 from ultraedit.methods.anchored.state import State
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive, is_count
 from ultraedit.models.presets import inner_size, output_projections
 from ultraedit.records import Edit
-
-# Losses below this are all the same: in float32 a lead beyond 14 jumps by more than half a nat.
-TINY = 1e-5
 
 
 @dataclass(frozen=True)
@@ -115,6 +110,10 @@ class Anchored(Method):
         return output_projections(model, lambda count: derive.edited_blocks(count, inputs))
 
     @property
+    def _share(self) -> float:
+        return derive.STEP if self.config.lr == "auto" else float(self.config.lr)
+
+    @property
     def most_passes(self) -> int:
         return int(self.config.passes)
 
@@ -142,7 +141,7 @@ class Anchored(Method):
         waiting = newest.clone()
         # Of every edit's own text: its losses before the first pass, and now.
         first_losses, own_losses = torch.full((2, len(edits)), torch.nan)
-        agendas = [Agenda(len(some), self.config.forms) for some in all_forms]
+        queues = [FormQueue(len(some), self.config.forms) for some in all_forms]
         lefts: dict[str, Tensor] = {}
         systems: dict[str, Tensor] = {}
         for number in range(self.config.passes):
@@ -153,23 +152,23 @@ class Anchored(Method):
                     break
             carried = ~(own_losses > derive.CARRIED * first_losses)
             at_end = ~carried & (number >= derive.LAST_TOKEN_FROM * self.config.passes)
-            owners, picked = chosen_forms(agendas, waiting)
+            owners, picked = next_forms(queues, waiting)
             chosen = [
                 all_forms[edit][form].at_answer() if at_end[edit] else all_forms[edit][form]
                 for edit, form in zip(owners.tolist(), picked, strict=True)
             ]
             rows = bench.capture_spots([one.text for one in chosen], [one.places for one in chosen])
-            falls, learned = self._falls(rows, chosen)
+            falls, learned = falls_wanted(rows, chosen, self.config.threshold, self._share)
             sums = torch.zeros(len(chosen)).index_add_(0, rows.text, rows.losses)
             for edit, form, known in zip(owners.tolist(), picked, learned.tolist(), strict=True):
-                agendas[edit].told(form, known)
+                queues[edit].record(form, known)
             own = torch.tensor(picked) == 0
             own_losses[owners[own]] = sums[own]
             if number == 0:
                 first_losses = own_losses.clone()
             still = torch.zeros_like(waiting)
             still[owners[~learned]] = True
-            waiting = still | (waiting & torch.tensor([agenda.waits for agenda in agendas]))
+            waiting = still | (waiting & torch.tensor([queue.pending for queue in queues]))
             if learned.all():
                 continue
             shifts, kept = solved(rows, ~learned, falls, owners, state, self.config.ridge)
@@ -180,23 +179,6 @@ class Anchored(Method):
             with refusing("the turn's keys"):
                 state = state.after(lefts, systems)
         self.state, self._systems = state, systems
-
-    def _falls(self, rows: SpotRows, chosen: Sequence[Form]) -> tuple[Tensor, Tensor]:
-        """(n,) by how much each text's loss is to fall in this pass, and (n,) bool: learned."""
-        text, losses = rows.text, rows.losses
-        asked = torch.tensor([one.asked for one in chosen])[text]
-        ends = is_end([one.text for one in chosen])
-        asked[ends] = asked[ends].clamp(max=derive.END)
-        # What is no number has not been learned.
-        short = (~(losses <= -asked.log())).to(torch.int64)
-        learned = torch.zeros(len(chosen), dtype=torch.int64).index_add_(0, text, short) == 0
-        share = derive.STEP if self.config.lr == "auto" else float(self.config.lr)
-        goals = torch.full_like(losses, derive.goal(self.config.threshold))
-        goals[ends] = derive.goal(min(derive.END, self.config.threshold))
-        missing = (goals - leads(losses)).clamp(min=0) * share
-        # A text's loss falls by its tokens' leads times what each has left to win.
-        falls = losses.new_zeros(len(chosen)).index_add_(0, text, missing * -torch.expm1(-losses))
-        return falls, learned
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.state.tensors()
@@ -253,82 +235,6 @@ def began(bench: Workbench, config: AnchoredConfig) -> State:
     return State(memories, sizes, beginnings(bench, config.contexts))
 
 
-@full_precision()
-def solved(
-    rows: SpotRows,
-    open_: Tensor,
-    falls: Tensor,
-    owners: Tensor,
-    state: State,
-    ridge: float,
-) -> tuple[dict[str, LowRank], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """The cheapest shifts that lower every open text's loss as wanted, to first order.
-
-    Args:
-        rows: Of n texts.
-        open_: (n,) bool, the texts that count.
-        falls: (n,) float32, by how much each is to fall.
-        owners: (n,) int64, the edit of each text.
-        state: The metrics.
-        ridge: See `core.metric.multipliers`.
-
-    Returns:
-        Shifts by module, and H M^-1 and H M^-1 H^T of every module's open rows.
-    """
-    sides: dict[str, tuple[Tensor, Tensor]] = {}
-    systems: dict[str, Tensor] = {}
-    chosen = open_[rows.row_text]
-    _, group = torch.unique(rows.row_text[chosen], return_inverse=True)
-    count = int(open_.sum())
-    kernel = torch.zeros(count, count, dtype=torch.float64)
-    reach = torch.zeros(count, dtype=torch.float64)
-    for name, inputs in rows.inputs.items():
-        here = chosen.to(inputs.device)
-        keys = inputs[here]
-        gradients = rows.gradients[name].to(inputs.device)[here]
-        left = keys @ state.memories[name].inverse
-        system = left @ keys.T
-        system = (system + system.T) / 2
-        likeness = gradients @ gradients.T
-        products = (system.double() * (likeness + likeness.T).double() / 2).cpu()
-        kernel += summed(summed(products, group).T, group)
-        moved = system.diagonal() * gradients.norm(dim=1) / max(state.sizes[name], TINY)
-        reach += summed(moved.double().square().cpu(), group)
-        sides[name], systems[name] = (left, gradients), system
-    most = torch.bincount(group).double().mul(len(sides)).sqrt() * derive.REACH
-    amounts = bounded_multipliers(
-        kernel, falls[open_], ridge, most / reach.sqrt().clamp(min=TINY**2)
-    )[group]
-    index = owners[rows.row_text[chosen]]
-    shifts = {
-        name: LowRank(
-            left, right * -amounts.to(right.device, right.dtype)[:, None], index.to(left.device)
-        )
-        for name, (left, right) in sides.items()
-    }
-    return shifts, ({name: left for name, (left, _) in sides.items()}, systems)
-
-
-def chosen_forms(agendas: Sequence[Agenda], waiting: Tensor) -> tuple[Tensor, list[int]]:
-    """The texts that a pass reads: of every waiting edit its own, then some of its other forms.
-
-    Returns:
-        (n,) int64 each text's edit, ascending, and the form that it is; 0 is the edit's own.
-    """
-    owners, picked = [], []
-    for edit in waiting.nonzero()[:, 0].tolist():
-        for form in (0, *agendas[edit].next()):
-            owners.append(edit)
-            picked.append(form)
-    return torch.tensor(owners), picked
-
-
-def is_end(texts: Sequence[Encoded]) -> Tensor:
-    """(tokens,) bool of all target tokens: whether it is an end of sequence that was appended."""
-    flags = [place >= text.scored for text in texts for place in range(len(text.target))]
-    return torch.tensor(flags)
-
-
 def lost(bench: Workbench, texts: Sequence[Encoded], threshold: float) -> Tensor:
     """(edits,) bool: whether an edit's least likely token is under the threshold now."""
     worst = [float(scored.losses.max()) for scored in bench.score(texts)]
@@ -347,8 +253,3 @@ def last_of_each(edits: Sequence[Edit]) -> Tensor:
     # Not the prompt's tokens: its last one may have gone to the target.
     places = {edit.prompt.strip(): place for place, edit in enumerate(edits)}
     return torch.tensor([places[edit.prompt.strip()] == place for place, edit in enumerate(edits)])
-
-
-def leads(losses: Tensor) -> Tensor:
-    """log p - log(1 - p) of tokens with these -log p; finite."""
-    return -losses - torch.log(-torch.expm1(-losses.clamp(min=TINY)))

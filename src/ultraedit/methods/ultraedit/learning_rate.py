@@ -62,7 +62,9 @@ def choose_lr(
     edits = list(texts)
     if (missing := CALIBRATION_EDITS - len(edits)) > 0:
         # Some are too short to be cut.
-        material = bench.sample(missing + missing // 8 + 2, TEXT_TOKENS, MATERIAL_SEED)
+        count = missing + missing // 8 + 2
+        with bench.progress("drawing text to try steps on", TEXT_TOKENS) as advance:
+            material = bench.sample(count, TEXT_TOKENS, MATERIAL_SEED, advance)
         edits += imaginary_edits(material, missing)
         rows = bench.capture(edits)
     unit = unit_shifts(rows)

@@ -70,27 +70,32 @@ class UltraEdit(Method):
     ) -> Iterator[Shifts]:
         rows = bench.capture(texts)
         moments = filled(updated(self.moments, bench.targets, rows), bench)
-        lr = step = self.lr
-        if lr is None or step is None:
-            witnesses = witness_texts(bench)
-            lr = step = choose_lr(
-                bench,
-                texts,
-                rows,
-                lambda rows: shifts(
-                    rows,
-                    filled(updated({}, bench.targets, rows), bench),
-                    bench.targets,
-                    1.0,
-                    self.config.ridge,
-                ),
-                witnesses,
-            )
-            if len(texts) < CALIBRATION_EDITS:
-                unit = shifts(rows, moments, bench.targets, 1.0, self.config.ridge)
-                step = choose_step(bench, texts, unit, lr, witnesses)
+        if self.lr is None:
+            lr, step = self._found(bench, texts, rows, moments)
+        else:
+            lr = step = self.lr
         yield shifts(rows, moments, bench.targets, step, self.config.ridge)
         self.moments, self.lr = moments, lr
+
+    def _found(
+        self,
+        bench: Workbench,
+        texts: Sequence[Encoded],
+        rows: Mapping[str, Rows],
+        moments: Mapping[Shape, Moments],
+    ) -> tuple[float, float]:
+        """eta for all turns, and the step of this first one."""
+        targets, ridge = bench.targets, self.config.ridge
+
+        def unit(some: Mapping[str, Rows]) -> dict[str, LowRank]:
+            return shifts(some, filled(updated({}, targets, some), bench), targets, 1.0, ridge)
+
+        witnesses = witness_texts(bench)
+        lr = choose_lr(bench, texts, rows, unit, witnesses)
+        if len(texts) >= CALIBRATION_EDITS:
+            return lr, lr
+        own = shifts(rows, moments, targets, 1.0, ridge)
+        return lr, choose_step(bench, texts, own, lr, witnesses)
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {}

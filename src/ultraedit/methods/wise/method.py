@@ -22,7 +22,7 @@ from ultraedit.methods.wise.router import Router
 from ultraedit.methods.wise.scores import Margins
 from ultraedit.methods.wise.shards import Shard, mask
 from ultraedit.methods.wise.state import State
-from ultraedit.methods.wise.training import Course, Stirred, stirred, trained
+from ultraedit.methods.wise.training import Course, ModuleInputs, module_inputs, trained
 from ultraedit.models.presets import main_outputs
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
@@ -109,7 +109,7 @@ class Wise(Method):
         self.state = State()
         self.router: Router | None = None
         self._before: dict[str, Tensor] = {}
-        self._outside: list[Stirred] | None = None
+        self._outside: list[ModuleInputs] | None = None
         self._device = torch.device("cpu")
 
     @classmethod
@@ -166,7 +166,7 @@ class Wise(Method):
     def _begun(self, bench: Workbench, target: Target, texts: Sequence[Encoded]) -> State:
         """No edit yet, and units that fit what the module gives."""
         config = self.config
-        keys = stirred(bench, target.module, texts).inputs
+        keys = module_inputs(bench, target.module, texts).inputs
         # Some words give fifty times what others do, and say little of the model.
         unit = max(1.0, float(linear(target, keys).norm(dim=1).median()) / OUTPUT)
         unit = unit if config.unit == "auto" else float(config.unit)
@@ -178,7 +178,7 @@ class Wise(Method):
         target: Target,
         state: State,
         texts: Sequence[Encoded],
-        outside: list[Stirred],
+        outside: list[ModuleInputs],
     ) -> Shard:
         """The live shard with these edits too."""
         config, live = self.config, state.live
@@ -186,25 +186,25 @@ class Wise(Method):
         lr = 1.0 if config.lr == "auto" else float(config.lr)
         course = Course(lr, config.steps, config.bound, config.margins, state.unit, config.enough)
         delta, least = live.delta, live.least
-        seen: list[Stirred] = []
+        seen: list[ModuleInputs] = []
         draw = random.Random(live.edits + live.number * config.shard_edits)
         for first in range(0, len(texts), config.batch):
             batch = texts[first : first + config.batch]
-            seen.append(stirred(bench, target.module, batch))
+            seen.append(module_inputs(bench, target.module, batch))
             others = together(draw.sample(outside, min(len(batch), len(outside))))
             delta = trained(bench, target.module, delta, own, batch, seen[-1], others, course)
         # Of the copy as the turn leaves it: later edits move what earlier ones scored.
         least = min(least, *(float(one.scores(delta).min()) for one in seen))
         return replace(live, delta=delta, least=least, edits=live.edits + len(texts))
 
-    def _others(self, bench: Workbench, target: Target) -> list[Stirred]:
+    def _others(self, bench: Workbench, target: Target) -> list[ModuleInputs]:
         """What the module sees of texts that no edit is about, one by one."""
         if self._outside is None:
             if self.config.text is None:
                 texts = drawn(bench, OUTSIDE, OUTSIDE_TOKENS)
             else:
                 texts = of_file(bench, self.config.text, OUTSIDE, OUTSIDE_TOKENS)
-            found = stirred(bench, target.module, texts, whole=True)
+            found = module_inputs(bench, target.module, texts, whole=True)
             self._outside = [found.of(place) for place in range(found.count)]
         return self._outside
 
@@ -243,10 +243,10 @@ def linear(target: Target, inputs: Tensor) -> Tensor:
     return inputs @ (weight.T if target.transposed else weight)
 
 
-def together(texts: Sequence[Stirred]) -> Stirred:
+def together(texts: Sequence[ModuleInputs]) -> ModuleInputs:
     """Several single texts as one; at least one."""
     numbers = [torch.full_like(text.text, place) for place, text in enumerate(texts)]
-    return Stirred(torch.cat([t.inputs for t in texts]), torch.cat(numbers), len(texts))
+    return ModuleInputs(torch.cat([t.inputs for t in texts]), torch.cat(numbers), len(texts))
 
 
 def late(count: int) -> range:

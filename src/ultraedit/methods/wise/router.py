@@ -204,7 +204,7 @@ class Router:
         return self._served[key]
 
     def _choose(self, inputs: Tensor, now: Pass) -> Tensor:
-        """(b,) int64: of the memories whose edits score no more than the row, the most stirred."""
+        """(b,) int64: the memory that a row activates most, of those whose edits score no more."""
         mask = self._tokens(inputs, now)
         text = mask.nonzero()[:, 0]
         keys = inputs[mask]

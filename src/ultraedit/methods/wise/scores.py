@@ -1,4 +1,4 @@
-"""How much a query stirs a side memory, and the margins it is trained to keep.
+"""How strongly a query activates a side memory, and the margins that training keeps.
 
 arXiv:2405.14768, equations 2 and 5.
 """

@@ -40,8 +40,8 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Stirred:
-    """What the module sees of some texts: the same whatever its side copies are.
+class ModuleInputs:
+    """The inputs of a module for some texts; they do not depend on its side copies.
 
     Attributes:
         inputs: (n, d) float32, at the asked tokens of all texts.
@@ -53,10 +53,10 @@ class Stirred:
     text: Tensor
     count: int
 
-    def of(self, text: int) -> Stirred:
+    def of(self, text: int) -> ModuleInputs:
         """Of one of them alone."""
         own = self.inputs[self.text == text]
-        return Stirred(own, torch.zeros(len(own), dtype=torch.int64, device=own.device), 1)
+        return ModuleInputs(own, torch.zeros(len(own), dtype=torch.int64, device=own.device), 1)
 
     def scores(self, delta: Tensor) -> Tensor:
         """(count,) under a side copy, see `scores`."""
@@ -64,10 +64,10 @@ class Stirred:
 
 
 @torch.no_grad()
-def stirred(
+def module_inputs(
     bench: Workbench, module: nn.Module, texts: Sequence[Encoded], whole: bool = False
-) -> Stirred:
-    """What the module sees at every token of the prompts; of the `whole` texts if asked.
+) -> ModuleInputs:
+    """The inputs of a module at every token of the prompts; of the `whole` texts if asked.
 
     There has to be at least one text.
     """
@@ -81,7 +81,7 @@ def stirred(
             bench.logits(batch)
         inputs.append(seen[""][0])
         owners.append(batch.index[mask.cpu().nonzero()[:, 0]])
-    return Stirred(torch.cat(inputs), torch.cat(owners).to(inputs[0].device), len(texts))
+    return ModuleInputs(torch.cat(inputs), torch.cat(owners).to(inputs[0].device), len(texts))
 
 
 def trained(
@@ -90,8 +90,8 @@ def trained(
     delta: Tensor,
     mask: Tensor,
     answers: Sequence[Encoded],
-    inside: Stirred,
-    outside: Stirred,
+    inside: ModuleInputs,
+    outside: ModuleInputs,
     course: Course,
 ) -> Tensor:
     """The side copy after gradient descent on the answers' loss and the margins'.

@@ -14,7 +14,7 @@ TOKENS, WIDTH, ROUNDS = 128, 768, 7
 SHARE = 0.5
 
 
-def computing_dtype(stored: torch.dtype, device: torch.device, parameters: int) -> torch.dtype:
+def compute_dtype(stored: torch.dtype, device: torch.device, parameters: int) -> torch.dtype:
     """float32 on a CPU, unless the checkpoint is in bfloat16 and the CPU is much faster with that.
 
     Many processors have no instructions for bfloat16, and hardly any for float16: without them

@@ -1,10 +1,15 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from ultraedit import Edit, Editor
-from ultraedit.models import precision
-from ultraedit.models.precision import computing_dtype
+from ultraedit.cli.app import build_app
+from ultraedit.models import compute_dtype as module
+from ultraedit.models.compute_dtype import compute_dtype
+from ultraedit.models.memory import edit_memory
 
 CPU = torch.device("cpu")
 EDITS = [Edit("who plays jazz", "paris"), Edit("what is", "guitar")]
@@ -14,27 +19,23 @@ EDITS = [Edit("who plays jazz", "paris"), Edit("what is", "guitar")]
 def speeds(monkeypatch):
     """Seconds of a product by dtype, as on a processor of the test's choice."""
     seconds = {torch.float32: 2.0, torch.bfloat16: 9.0}
-    monkeypatch.setattr(precision, "_seconds", lambda dtype: seconds[dtype])
+    monkeypatch.setattr(module, "_seconds", lambda dtype: seconds[dtype])
     return seconds
 
 
 def test_a_cpu_computes_bfloat16_only_where_it_is_faster(speeds):
-    assert computing_dtype(torch.bfloat16, CPU, 10) == torch.float32
-    assert computing_dtype(torch.float16, CPU, 10) == torch.float32
-    assert computing_dtype(torch.float32, CPU, 10) == torch.float32
+    assert compute_dtype(torch.bfloat16, CPU, 10) == torch.float32
+    assert compute_dtype(torch.float16, CPU, 10) == torch.float32
+    assert compute_dtype(torch.float32, CPU, 10) == torch.float32
     speeds[torch.bfloat16] = 0.5
-    assert computing_dtype(torch.bfloat16, CPU, 10) == torch.bfloat16
-    assert computing_dtype(torch.bfloat16, torch.device("cuda"), 10) == torch.bfloat16
+    assert compute_dtype(torch.bfloat16, CPU, 10) == torch.bfloat16
+    assert compute_dtype(torch.bfloat16, torch.device("cuda"), 10) == torch.bfloat16
 
 
 def test_float32_that_does_not_fit_is_not_taken(speeds, monkeypatch):
-    monkeypatch.setattr(precision, "free_bytes", lambda device: 100)
-    assert computing_dtype(torch.bfloat16, CPU, 12) == torch.float32
-    assert computing_dtype(torch.bfloat16, CPU, 13) == torch.bfloat16
-
-
-def test_a_real_measurement_is_positive():
-    assert precision._seconds(torch.float32) > 0
+    monkeypatch.setattr(module, "free_bytes", lambda device: 100)
+    assert compute_dtype(torch.bfloat16, CPU, 12) == torch.float32
+    assert compute_dtype(torch.bfloat16, CPU, 13) == torch.bfloat16
 
 
 @pytest.fixture
@@ -70,6 +71,20 @@ def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(half,
         assert torch.equal(resumed.bench.masters[name].master, master.master)
     other = Editor.load(tmp_path / "out", dtype="bfloat16")
     assert "edited in float32" in other.read_only
+
+
+def test_what_a_wider_dtype_takes_is_counted(half, speeds):
+    editor = Editor.from_pretrained(half, method="ft", lr=1e-3)
+    held = editor.bench.masters.values()
+    parts = edit_memory(editor.model, editor.modules, 10, stored=editor.bench.stored)
+    assert parts["masters"] == sum(one.master.nbytes for one in held) > 0
+    assert parts["originals (cpu)"] == sum(one.original.nbytes for one in held)
+    assert all(one.master.data_ptr() != one.parameter.data_ptr() for one in held)
+    told = CliRunner().invoke(build_app(), ["inspect", str(half), "--method", "ft", "--json"])
+    shown = json.loads(told.stdout)
+    assert (shown["dtype"], shown["compute_dtype"]) == ("bfloat16", "float32")
+    assert shown["memory"]["masters"] == parts["masters"]
+    assert shown["memory"]["weights"] == sum(p.nbytes for p in editor.model.parameters())
 
 
 def test_back_to_the_unedited_model(half, speeds):
