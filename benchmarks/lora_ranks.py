@@ -2,8 +2,8 @@
 
     python benchmarks/lora_ranks.py -o lora_ranks.json
 
-The embedded model takes 10 or 100 edits, leaves as a PEFT adapter, is loaded by peft over the
-unedited model, and is asked the edits and the facts that were not to change.
+Edits the embedded model with 10 or 100 facts, exports it as a PEFT adapter, loads the adapter with
+peft over the unedited model, and asks for the edits and for facts that should not have changed.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     python training/demo/train.py --data WORLD --work runs/world --export WORLD/model
     python training/demo/cases.py WORLD --data WORLD --cases 2000
 
-Writes `facts.tsv.gz` and `phrasings.toml`, as `training/demo` has them of the real world. Nothing
-of it can have been seen before, every person has every attribute, and answers are shared by many:
-what a model says of one person is told from another by the name alone.
+Writes `facts.tsv.gz` and `phrasings.toml` in the format of `training/demo`. No model can have seen
+these facts before, every person has every attribute, and many people share an answer, so that only
+the name distinguishes one person from another.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""How long work says how far it is."""
+"""Progress bars as the library sees them; the command line draws them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-# Told how many more steps are done.
+# Called with the number of steps just done.
 Advance = Callable[[int], None]
-# `with progress("drawing texts", 40) as advance: ... advance(1)`; None where the end is unknown.
+# `with progress("drawing text", 40) as advance: advance(1)`; the total is None if it is unknown.
 Progress = Callable[[str, int | None], AbstractContextManager[Advance]]
 
 

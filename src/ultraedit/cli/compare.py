@@ -74,7 +74,10 @@ def compare(
     ] = False,
     text: TextFile = None,
     append_eos: Annotated[
-        bool | None, typer.Option(help="Write end-of-sequence after every target, or do not.")
+        bool | None,
+        typer.Option(
+            help="Write end-of-sequence after every target, or do not; by default as `edit` does."
+        ),
     ] = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Wrap prompts in the model's chat template.")

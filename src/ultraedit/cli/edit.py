@@ -55,7 +55,11 @@ def edit(
     settings: Settings = None,
     turn_size: TurnSize = 100,
     append_eos: Annotated[
-        bool | None, typer.Option(help="Write end-of-sequence after every target, or do not.")
+        bool | None,
+        typer.Option(
+            help="Write end-of-sequence after every target, or do not."
+            " [default: in a chat template, or where the model has none]"
+        ),
     ] = None,
     chat: Annotated[
         bool | None, typer.Option(help="Wrap prompts in the model's chat template, or do not.")

@@ -1,4 +1,4 @@
-"""float32 products in float32, whatever the process allows its models."""
+"""Exact float32 matrix products, whatever TF32 setting the process has."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 def full_precision() -> Iterator[None]:
     """Inside, no product of float32 matrices is rounded to TF32; also a decorator.
 
-    TF32 keeps ten bits of a factor. Where products are accumulated, inverted or solved, that is
-    what decides, so it is refused there, and allowed again after.
+    TF32 keeps ten bits of a factor, which is too few where products are accumulated, inverted or
+    solved. The setting before is restored afterwards.
     """
     settings = torch.backends.cuda.matmul
     before = settings.fp32_precision

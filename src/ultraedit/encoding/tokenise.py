@@ -141,10 +141,10 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def ends_answers(tokenizer: PreTrainedTokenizerBase, chat: bool) -> bool:
-    """Whether an answer is to end where its target does, if nobody says.
+    """The default of `append_eos`: whether a target ends with an end-of-sequence token.
 
-    Where it does not, right answers run on (docs/results.md). But a chat model expects an end of
-    sequence in its template alone: outside, to write one costs more than the answer itself.
+    Without one, right answers run on (docs/results.md). But a chat model only expects it in its
+    template: elsewhere, learning it costs as much as learning the answer (docs/quality.md).
 
     Args:
         tokenizer: Of the model.

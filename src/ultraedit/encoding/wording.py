@@ -1,4 +1,4 @@
-"""The same thing asked as a question and begun as a statement, where that is plain English."""
+"""Plain English questions turned into the beginnings of statements, and the reverse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _STATEMENT = re.compile(r"(the\s+.+|.+['’]s\s+.+)\s+(is|was|are|were)", re.IGN
 def other_wording(prompt: str) -> str | None:
     """`The capital of France is` for `What is the capital of France?`, and the other way.
 
-    None for other prompts: to turn those takes more grammar than there is here.
+    None for prompts of any other form.
     """
     bare = " ".join(prompt.split())
     if found := _QUESTION.fullmatch(bare[:1].lower() + bare[1:]):

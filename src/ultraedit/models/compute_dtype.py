@@ -1,4 +1,4 @@
-"""The dtype that a model computes in, where nobody names one."""
+"""The dtype that a model computes in with `dtype="auto"`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def compute_dtype(stored: torch.dtype, device: torch.device, parameters: int) ->
     Args:
         stored: The dtype of the checkpoint.
         device: Where the model is to be.
-        parameters: How many it has. Where float32 does not fit, `stored` it stays.
+        parameters: How many it has. If float32 does not fit in memory, the result is `stored`.
     """
     if device.type != "cpu" or stored not in (torch.bfloat16, torch.float16):
         return stored
     free = free_bytes(device)
     if free is not None and 4 * parameters > SHARE * free:
         return stored
-    # Half the time: a machine that is busy elsewhere is to choose the same every time.
+    # A wide margin, so that the choice does not depend on what else the machine is doing.
     if stored == torch.bfloat16 and 2 * _seconds(stored) < _seconds(torch.float32):
         return stored
     return torch.float32
