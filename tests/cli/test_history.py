@@ -160,7 +160,7 @@ def test_the_cost_of_the_history_is_what_a_turn_takes(json_of, base, out, facts)
 
 
 def test_altered_base_shards_are_found(run_here, out, tmp_path):
-    shard = next(out.glob("base-*"))
+    shard = next(out.glob("model-base-*"))
     content = bytearray(shard.read_bytes())
     content[-3] ^= 4
     shard.unlink()

@@ -85,21 +85,22 @@ def test_without_a_journal_the_folder_has_none_and_resume_still_works(
         assert "keeps no journal" in done.stderr
 
 
-def test_the_index_is_right_after_a_resume_with_nothing_to_do(run_here, json_of, base, facts, out):
-    index = Layout(out).index
-    right = index.read_text()
-    (out / "edited-v00000002.safetensors").write_bytes(
-        (out / "edited-v00000003.safetensors").read_bytes()
-    )
-    behind = right.replace("v00000003", "v00000002")
+def test_a_shard_that_was_not_published_before_a_crash_is_published(run_here, base, facts, out):
+    shard, layout = out / "model-edited.safetensors", Layout(out)
+    right = shard.read_bytes()
+    staged = layout.staged(read_manifest(out).edited)
     for arguments in (
         ["edit", base, facts, "-o", out, "--turn-size", 2, "--resume"],
         ["inspect", out],
         ["export", out, "--format", "checkpoint", "-o", out.with_name("plain")],
     ):
-        index.write_text(behind)
+        index = layout.index.read_text()
+        staged.write_bytes(right)
+        shard.write_bytes(b"the version before")
         assert run_here(*arguments).returncode == 0
-        assert index.read_text() == right
+        assert shard.read_bytes() == right
+        assert not staged.exists()
+        assert layout.index.read_text() == index
 
 
 def test_resume_refuses_what_it_would_write_twice(run_here, base, facts, out, records, tmp_path):

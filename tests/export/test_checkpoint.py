@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from ultraedit import Edit, Editor
 from ultraedit.errors import InputError
 from ultraedit.export import checkpoint
-from ultraedit.export.plain import copy_cards, finish_shards
+from ultraedit.export.plain import finish_shards
 from ultraedit.methods.base import MethodInfo
 from ultraedit.methods.ultraedit.method import UltraEdit
+from ultraedit.storage.config_files import copy_config_files
 from ultraedit.storage.filerecord import FileRecord
 
 
@@ -53,9 +54,10 @@ def test_everything_but_weights_and_what_is_ours_comes_along(edit_model, tmp_pat
     along = {
         "preprocessor_config.json": "{}", "modeling_own.py": "x = 1", "part/deeper.py": "y = 2",
         "additional_chat_templates/tool.jinja": "{{ x }}", "LICENSE": "free", "tokenizer.model": "",
+        "README.md": "its licence",
     }  # fmt: skip
     behind = {
-        "pytorch_model.bin": "", "README.md": "the model before", ".gitattributes": "",
+        "pytorch_model.bin": "", "WARNING.md": "of another method", ".gitattributes": "",
         ".tmp-half": "", "optimizer.pt": "", "runs/log.txt": "", "runs/.git/hook.py": "",
         "adapter_config.json": "{}", "ultraedit/own.py": "", "extra.safetensors.index.json": "{}",
     }  # fmt: skip
@@ -78,10 +80,10 @@ def test_the_version_that_counts_is_exported_not_the_indexs(edit_model, tmp_path
     index = edited.out / "model.safetensors.index.json"
     text = index.read_text()
     weight_map = json.loads(text)["weight_map"]
-    some = next(name for name in weight_map.values() if name.startswith("edited"))
-    shutil.copy(edited.out / some, edited.out / "edited-v00000009.safetensors")
-    index.write_text(text.replace(some, "edited-v00000009.safetensors"))
-    (edited.out / "edited-v00000009.safetensors").write_bytes(b"half")
+    some = next(name for name in weight_map.values() if name.startswith("model-edited"))
+    shutil.copy(edited.out / some, edited.out / "model-edited-v00000009.safetensors")
+    index.write_text(text.replace(some, "model-edited-v00000009.safetensors"))
+    (edited.out / "model-edited-v00000009.safetensors").write_bytes(b"half")
     checkpoint.write(edited.out, tmp_path / "plain")
     assert_serves(tmp_path / "plain", edited.served)
 
@@ -117,7 +119,7 @@ def test_a_writer_that_overtakes_is_followed(edit_model, tmp_path, monkeypatch, 
 @pytest.mark.parametrize("kind", ["edited", "base"])
 def test_a_damaged_model_is_refused_and_leaves_nothing(edit_model, tmp_path, kind):
     edited = edit_model()
-    path = next(edited.out.glob(f"{kind}*.safetensors"))
+    path = next(edited.out.glob(f"model-{kind}*.safetensors"))
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     with pytest.raises(InputError, match=path.name):
@@ -148,7 +150,7 @@ def test_a_config_that_names_its_weight_file_names_it_no_more(tmp_path):
     (tmp_path / "to").mkdir()
     config = {"transformers_weights": "other.safetensors", "torch_dtype": "float32", "a": 1}
     (tmp_path / "from" / "config.json").write_text(json.dumps(config))
-    copy_cards(tmp_path / "from", tmp_path / "to", "float32")
+    copy_config_files(tmp_path / "from", tmp_path / "to", "float32")
     assert json.loads((tmp_path / "to" / "config.json").read_text()) == {
         "torch_dtype": "float32",
         "a": 1,

@@ -228,7 +228,7 @@ def test_a_base_that_is_not_there_is_named(edit_model, tmp_path):
     pickled = tmp_path / "pickled"
     shutil.copytree(edited.base, pickled, ignore=shutil.ignore_patterns("*.safetensors*"))
     for base, said in (
-        (pickled, "has no safetensors"),
+        (pickled, "could not be loaded"),
         (tmp_path / "nowhere", "does not exist"),
         ("nobody/has-this-model", "could not be loaded"),
     ):
@@ -264,3 +264,37 @@ def test_a_hub_id_in_the_cache_is_a_base(edit_model, tmp_path, monkeypatch, asse
     shutil.rmtree(tmp_path / "hub")
     assert_serves(tmp_path / "plain", editor.model.state_dict())
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("size", ["20KB", "10MB"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_base_of_pickled_weights_is_applied_to(
+    build, tokenizer, tmp_path, assert_serves, name, dtype, size
+):
+    """transformers 5 writes no pickles; published models still have them."""
+    base, weights = tmp_path / "base", build(name).to(getattr(torch, dtype))
+    weights.save_pretrained(base, max_shard_size=size)
+    tokenizer.save_pretrained(base)
+    for path in base.glob("*.safetensors"):
+        torch.save(load_file(path), base / path.name.replace("safetensors", "bin"))
+        path.unlink()
+    index = base / "model.safetensors.index.json"
+    if index.exists():
+        text = index.read_text().replace(".safetensors", ".bin").replace("model-", "pytorch_model-")
+        (base / "pytorch_model.bin.index.json").write_text(text)
+        index.unlink()
+    for path in base.glob("model*.bin"):
+        path.rename(base / f"pytorch_{path.name}")
+    editor = Editor.from_pretrained(base, method="ultraedit", lr=0.05, device="cpu")
+    editor.edit([Edit("who plays jazz", "guitar")])
+    editor.save(tmp_path / "out")
+    delta.write(tmp_path / "out", tmp_path / "facts.safetensors")
+    apply(base, tmp_path / "facts.safetensors", tmp_path / "plain")
+    assert_serves(tmp_path / "plain", editor.model.state_dict())
+    other = build(name, seed=7).to(getattr(torch, dtype))
+    other.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="is not the base of"):
+        apply(tmp_path / "other", tmp_path / "facts.safetensors", tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()

@@ -120,6 +120,7 @@ def assert_plain_checkpoint(out):
     index = json.loads((out / "model.safetensors.index.json").read_text())
     held = {}
     for path in out.glob("*.safetensors"):
+        assert path.name.startswith("model"), "some loaders look for model*.safetensors alone"
         with safe_open(path, framework="pt") as shard:
             for key in shard.keys():  # noqa: SIM118 - not a mapping
                 assert key not in held, f"{key} is in {held[key]} and {path.name}"

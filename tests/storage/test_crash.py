@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from ultraedit.core.shift import LowRank
 from ultraedit.errors import UltraEditError
@@ -178,6 +179,10 @@ def check(story, assert_serves, assert_same_snapshot, opened):
             )
         ]
         assert len(whole) == 1
+        if set(new.served) == set((old or new).served):
+            # Loaders that read no index take what they find.
+            tensors = [key for path in out.glob("model*.safetensors") for key in load_file(path)]
+            assert sorted(tensors) == sorted(set(tensors))
         return version
 
     return check

@@ -8,12 +8,12 @@ from ultraedit.storage import is_edited_model, read, read_settings, write
 from ultraedit.storage.manifest import FileRecord
 
 FILES = [
-    "edited-v00000001.safetensors",
+    "model-edited.safetensors",
     "ultraedit/originals.safetensors",
     "ultraedit/masters-v00000001.safetensors",
     "ultraedit/state-v00000001.safetensors",
 ]
-BASE = "base-00001-of-00001.safetensors"
+BASE = "model-base-00001-of-00001.safetensors"
 
 
 @pytest.fixture

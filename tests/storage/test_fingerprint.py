@@ -127,7 +127,7 @@ def test_missing_and_damaged_files_are_named(build, tokenizer, tmp_path):
     editor = Editor(build("llama"), tokenizer, lr=0.05)
     editor.edit(FACTS)
     editor.save(tmp_path / "out")
-    for name in ("base-00001-of-00001.safetensors", "ultraedit/originals.safetensors"):
+    for name in ("model-base-00001-of-00001.safetensors", "ultraedit/originals.safetensors"):
         path = tmp_path / "out" / name
         content = path.read_bytes()
         path.write_bytes(content[:-1])

@@ -83,7 +83,11 @@ def test_a_turn_leaves_the_base_alone_and_the_old_version_goes(
     editing = session(model, modules["llama"])
     options = {"model": model, "tokenizer": tokenizer, "source": tmp_path / "model"}
     write(out, editing.turn(), **options)
-    lasting = [*out.glob("base*"), out / "ultraedit/originals.safetensors", out / "config.json"]
+    lasting = [
+        *out.glob("model-base*"),
+        out / "ultraedit/originals.safetensors",
+        out / "config.json",
+    ]
     assert len(lasting) > 5
     before = {path: (os.stat(path).st_ino, os.stat(path).st_mtime_ns) for path in lasting}
     files = len(list(out.rglob("*")))
@@ -92,7 +96,7 @@ def test_a_turn_leaves_the_base_alone_and_the_old_version_goes(
         write(out, snapshot, **options)
     assert {p: (os.stat(p).st_ino, os.stat(p).st_mtime_ns) for p in lasting} == before
     assert len(list(out.rglob("*"))) == files
-    assert (out / "edited-v00000004.safetensors").is_file()
+    assert (out / "model-edited.safetensors").is_file()
     assert_serves(out, model)
     assert_same_snapshot(read(out), snapshot)
 
@@ -110,7 +114,7 @@ def test_the_edited_shard_is_the_only_weight_file_of_a_turn(
         tokenizer=tokenizer,
         source=tmp_path / "model",
     )
-    with safe_open(out / "edited-v00000001.safetensors", framework="pt") as shard:
+    with safe_open(out / "model-edited.safetensors", framework="pt") as shard:
         assert sorted(shard.keys()) == modules["llama"]
     index = json.loads((out / "model.safetensors.index.json").read_text())
     state = model.state_dict()
@@ -130,7 +134,7 @@ def test_a_version_may_be_written_again_and_may_go_back(
         write(out, snapshot, model=model, tokenizer=tokenizer, source=None)
         assert_serves(out, model)
         assert_same_snapshot(read(out), snapshot)
-        assert len(list(out.glob("edited-*"))) == 1
+        assert len(list(out.glob("model-edited*"))) == 1
 
 
 def test_a_method_that_changes_no_weights_can_be_written(

@@ -109,7 +109,9 @@ def test_a_turn_touches_only_its_own_files(book):
     book.turn()
     before = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in book.out.rglob("*.safetensors")}
     book.turn()
-    lasting = [p for p in before if "history" in str(p) or p.name.startswith(("base", "orig"))]
+    lasting = [
+        p for p in before if "history" in str(p) or p.name.startswith(("model-base", "orig"))
+    ]
     assert len(lasting) >= 4
     assert all((p.stat().st_ino, p.stat().st_mtime_ns) == before[p] for p in lasting)
     assert not list(book.out.rglob("journal.db-*")), "nothing of SQLite's is left beside it"

@@ -42,7 +42,7 @@ def test_shards_without_edits_are_hard_links_and_the_others_copies(
         tokenizer=tokenizer,
         source=folder,
     )
-    base = list((tmp_path / "out").glob("base-*"))
+    base = list((tmp_path / "out").glob("model-base-*"))
     shards = {path.stat().st_ino: path for path in folder.glob("*.safetensors")}
     untouched = {inode for inode, path in shards.items() if not keys_of(path) & names}
     only_edits = [path for path in shards.values() if keys_of(path) <= names]
@@ -51,7 +51,7 @@ def test_shards_without_edits_are_hard_links_and_the_others_copies(
     assert linked == untouched
     assert len(base) == len(shards) - len(only_edits)
     assert sorted(path.name for path in base) == [
-        f"base-{n:05d}-of-{len(base):05d}.safetensors" for n in range(1, len(base) + 1)
+        f"model-base-{n:05d}-of-{len(base):05d}.safetensors" for n in range(1, len(base) + 1)
     ]
     assert_serves(tmp_path / "out", model)
 
@@ -71,7 +71,9 @@ def test_a_shard_of_edits_only_leaves_no_empty_shard(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     snapshot = session(model, modules["llama"]).turn()
     write(tmp_path / "out", snapshot, model=model, tokenizer=tokenizer, source=folder)
-    assert [p.name for p in (tmp_path / "out").glob("base*")] == ["base-00001-of-00001.safetensors"]
+    assert [p.name for p in (tmp_path / "out").glob("model-base*")] == [
+        "model-base-00001-of-00001.safetensors"
+    ]
     assert_serves(tmp_path / "out", model)
 
 
@@ -107,7 +109,7 @@ def test_a_hub_cache_of_symbolic_links_is_linked_to_its_blobs(
     write(tmp_path / "out", snapshot, model=model, tokenizer=tokenizer, source=cache)
     assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
     blobs = {path.stat().st_ino for path in (tmp_path / "blobs").iterdir()}
-    assert blobs & {path.stat().st_ino for path in (tmp_path / "out").glob("base-*")}
+    assert blobs & {path.stat().st_ino for path in (tmp_path / "out").glob("model-base-*")}
     shutil.rmtree(tmp_path / "blobs")
     assert_serves(tmp_path / "out", model)
 
@@ -120,7 +122,7 @@ def test_a_bfloat16_model_of_a_float32_checkpoint_keeps_its_dtype(
     snapshot = session(model, modules["llama"]).turn()
     write(tmp_path / "out", snapshot, model=model, tokenizer=tokenizer, source=folder)
     theirs = {path.stat().st_ino for path in folder.iterdir()}
-    assert theirs & {path.stat().st_ino for path in (tmp_path / "out").glob("base-*")}
+    assert theirs & {path.stat().st_ino for path in (tmp_path / "out").glob("model-base-*")}
     assert AutoConfig.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
     assert_serves(tmp_path / "out", model)
 
@@ -134,7 +136,7 @@ def test_a_checkpoint_without_the_models_prefix_keeps_its_own_names(
     snapshot = session(model, modules["gpt2"]).turn()
     out = tmp_path / "out"
     write(out, snapshot, model=model, tokenizer=tokenizer, source=tmp_path / "model")
-    assert keys_of(out / "edited-v00000001.safetensors") == {
+    assert keys_of(out / "model-edited.safetensors") == {
         name.removeprefix("transformer.") for name in modules["gpt2"]
     }
     assert_serves(out, model)
@@ -201,11 +203,11 @@ def test_going_on_in_the_edited_folder_itself(
     write(out, first, model=model, tokenizer=tokenizer, source=folder)
     again = opened(out)
     editing = session(again, modules["llama"], originals=read(out).originals)
-    base = {path.name: path.stat().st_ino for path in out.glob("base-*")}
+    base = {path.name: path.stat().st_ino for path in out.glob("model-base-*")}
     editing.version = 1
     second = editing.turn()
     write(out, second, model=again, tokenizer=tokenizer, source=out)
-    assert {path.name: path.stat().st_ino for path in out.glob("base*")} == base
+    assert {path.name: path.stat().st_ino for path in out.glob("model-base*")} == base
     assert_serves(out, again)
     assert_same_snapshot(read(out), second)
 
@@ -238,7 +240,7 @@ def test_an_edited_model_is_a_model_to_edit(
     write(out, second, model=model, tokenizer=tokenizer, source=first_out)
     assert_serves(out, model)
     assert_same_snapshot(read(out), second)
-    assert len(list(out.glob("edited-*"))) == 1
+    assert len(list(out.glob("model-edited*"))) == 1
     assert len(list(out.glob("ultraedit/originals*"))) == 1
     if place == "new":
         assert_same_snapshot(read(first_out), first)

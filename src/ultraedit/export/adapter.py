@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ultraedit.errors import InputError
 from ultraedit.export.components import Components
-from ultraedit.export.plain import write_text
 from ultraedit.export.source import Origin
 from ultraedit.storage.atomic import write_file
+from ultraedit.storage.config_files import write_text
 from ultraedit.storage.shards import write_tensors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -10,12 +11,13 @@ from huggingface_hub import snapshot_download
 from ultraedit.errors import InputError
 from ultraedit.export import delta as deltas
 from ultraedit.export.delta import Delta
-from ultraedit.export.plain import Written, copy_cards, finish_shards
+from ultraedit.export.plain import Written, finish_shards
 from ultraedit.export.staging import new_folder
-from ultraedit.models.load import resolve
+from ultraedit.models.load import load, resolve
 from ultraedit.storage.atomic import write_file
-from ultraedit.storage.base import lay_shards
+from ultraedit.storage.base import lay_shards, saved_checkpoints
 from ultraedit.storage.checkpoint import Checkpoint, open_checkpoint
+from ultraedit.storage.config_files import copy_config_files
 from ultraedit.storage.fingerprint import Digest, combined, digests
 from ultraedit.storage.layout import Layout, is_edited_model
 from ultraedit.storage.shards import DTYPES, copy_tensors
@@ -28,20 +30,24 @@ OTHER_WEIGHTS = (
 )  # fmt: skip
 
 
-def apply(base: str | Path, delta: str | Path, folder: str | Path) -> Written:
+def apply(
+    base: str | Path, delta: str | Path, folder: str | Path, *, remote_code: bool = False
+) -> Written:
     """Write the edited model that a delta makes of its base, as a plain checkpoint.
 
     Args:
         base: Hub id, folder of a plain checkpoint, or `demo`.
         delta: A file that `export.delta.write` wrote.
         folder: What must not be there yet, or be an empty folder.
+        remote_code: Whether code of the base's own may be run, to read weights that are not
+            safetensors.
 
     Returns:
         What was written: bit for bit the weights that the edited model served.
 
     Raises:
-        InputError: the delta is damaged, `base` is not what it was made from or has no
-            safetensors, or `folder` is taken.
+        InputError: the delta is damaged, `base` is not what it was made from or cannot be read,
+            or `folder` is taken.
         UltraEditError: `folder` cannot be written; nothing is left of it.
     """
     change = deltas.read(delta)
@@ -52,13 +58,13 @@ def apply(base: str | Path, delta: str | Path, folder: str | Path) -> Written:
             + (f", {change.base_name}" if change.base_name else "")
         )
     with new_folder(Path(folder), outside=source) as staged:
-        checkpoint = _checkpoint(base, source, change)
+        checkpoint = _checkpoint(base, source, change, staged.parent / "base", remote_code)
         lay_shards(Layout(staged), checkpoint, change.tensors.keys())
-        shards = [*sorted(staged.glob("base*.safetensors")), staged / "edited.safetensors"]
+        shards = [*sorted(staged.glob("*.safetensors")), staged / "edited.safetensors"]
         places = {key: (change.path, key) for key in change.tensors}
         write_file(shards[-1], lambda sink: copy_tensors(places, {"format": "pt"}, sink))
         files, size = finish_shards(staged, shards)
-        copy_cards(source, staged, change.dtype or None)
+        copy_config_files(source, staged, change.dtype or None)
     return Written(Path(folder), change.method, change.turns, change.edits, files, size)
 
 
@@ -80,22 +86,38 @@ def base_folder(name: str | Path) -> Path:
         ) from error
 
 
-def _checkpoint(base: str | Path, source: Path, change: Delta) -> Checkpoint:
-    """The base's files, once they were found to be what the delta was made from."""
-    checkpoint = open_checkpoint(source)
-    if checkpoint is None:
-        raise InputError(f"{base} has no safetensors files, or not all that its index names")
+def _checkpoint(
+    base: str | Path, source: Path, change: Delta, scratch: Path, remote_code: bool
+) -> Checkpoint:
+    """The base's files, once they were found to be what the delta was made from.
+
+    A base without safetensors is read by transformers and saved in `scratch`, as it was when it
+    was edited.
+    """
+    checkpoint, found = open_checkpoint(source), ""
+    if checkpoint is not None:
+        candidates: Iterable[Checkpoint] = [checkpoint]
+    else:
+        dtype = change.dtype or "auto"
+        model, _ = load(base, dtype=dtype, device="cpu", trust_remote_code=remote_code)
+        candidates = saved_checkpoints(model, scratch)
+    for checkpoint in candidates:
+        if (found := _fingerprint(checkpoint, change)) == change.base:
+            return checkpoint
+    named = f" {change.base_name}" if change.base_name else ""
+    raise InputError(
+        f"{base} is not the base of {change.path}: its fingerprint is {found[:16]},"
+        f" the delta was made from{named} {change.base[:16]}"
+    )
+
+
+def _fingerprint(checkpoint: Checkpoint, change: Delta) -> str:
+    """Of a base, its edited tensors in the dtype that they were edited in."""
     found = digests({key: (path, key) for key, path in checkpoint.owner.items()})
     for key, edited in change.tensors.items():
         if key in found and found[key].dtype != edited.dtype:
             found[key] = _cast(checkpoint, key, edited.dtype)
-    if (fingerprint := combined(found)) != change.base:
-        named = f" {change.base_name}" if change.base_name else ""
-        raise InputError(
-            f"{base} is not the base of {change.path}: its fingerprint is {fingerprint[:16]},"
-            f" the delta was made from{named} {change.base[:16]}"
-        )
-    return checkpoint
+    return combined(found)
 
 
 def _cast(checkpoint: Checkpoint, key: str, dtype: str) -> Digest:

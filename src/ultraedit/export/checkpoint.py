@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ultraedit.export.plain import Written, copy_cards, finish_shards
+from ultraedit.export.plain import Written, finish_shards
 from ultraedit.export.source import at_one_version, check_served, require_format
 from ultraedit.export.staging import new_folder
 from ultraedit.storage.atomic import place
+from ultraedit.storage.config_files import copy_config_files
 from ultraedit.storage.fingerprint import check_base
+from ultraedit.storage.layout import Layout
 from ultraedit.storage.manifest import Manifest
 
 
@@ -35,10 +37,11 @@ def _write(out: Path, manifest: Manifest, folder: Path) -> Written:
     with new_folder(folder, outside=out) as staged:
         check_served(out, manifest)
         check_base(out, manifest)
-        shards = [staged / name for name in (*manifest.base, manifest.edited.name)]
-        for path in shards:
-            place(out / path.name, path)
-        files, size = finish_shards(staged, shards)
-        copy_cards(out, staged, None)
+        files = [*(out / name for name in manifest.base), Layout(out).edited(manifest.edited)]
+        shards = [staged / path.name for path in files]
+        for path, shard in zip(files, shards, strict=True):
+            place(path, shard)
+        names, size = finish_shards(staged, shards)
+        copy_config_files(out, staged, None)
     settings = manifest.settings
-    return Written(folder, settings["method"], settings["turns"], settings["edits"], files, size)
+    return Written(folder, settings["method"], settings["turns"], settings["edits"], names, size)

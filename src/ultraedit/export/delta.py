@@ -15,11 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ultraedit.errors import InputError
-from ultraedit.export.plain import config_of, dtype_of
 from ultraedit.export.source import at_one_version, check_served, origin, require_format
 from ultraedit.export.staging import new_file
 from ultraedit.storage.atomic import write_file
+from ultraedit.storage.config_files import config_of, dtype_of
 from ultraedit.storage.fingerprint import Digest, check_base, combined, digests
+from ultraedit.storage.layout import Layout
 from ultraedit.storage.manifest import Manifest
 from ultraedit.storage.shards import copy_tensors, read_header
 
@@ -104,7 +105,7 @@ def _write(out: Path, manifest: Manifest, path: Path) -> Delta:
     require_format(manifest, "delta")
     with new_file(path, outside=out) as staged:
         check_served(out, manifest)
-        places = {key: (out / manifest.edited.name, key) for key in manifest.keys.values()}
+        places = {key: (Layout(out).edited(manifest.edited), key) for key in manifest.keys.values()}
         parts = digests(places)
         settings = manifest.settings
         metadata = {

@@ -37,7 +37,7 @@ class EditedModules:
             InputError: one is missing, truncated or altered.
         """
         internal = Layout(self.out).internal
-        self.manifest.edited.check(self.out)
+        self.manifest.check_edited(self.out)
         self.manifest.originals.check(internal)
         if self.manifest.masters is not None:
             self.manifest.masters.check(internal)
@@ -51,7 +51,8 @@ class EditedModules:
         """What the edits have changed about a module's weight."""
         parameter = name + WEIGHT
         # A master that is, bit for bit, the served weight is not stored a second time.
-        path, key = self.out / self.manifest.edited.name, self.manifest.keys[parameter]
+        path = Layout(self.out).edited(self.manifest.edited)
+        key = self.manifest.keys[parameter]
         if self.manifest.masters is not None:
             masters = Layout(self.out).internal / self.manifest.masters.name
             if parameter in read_header(masters).tensors:

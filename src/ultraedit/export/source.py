@@ -11,7 +11,8 @@ from typing import TypeVar
 from ultraedit.errors import InputError, UltraEditError
 from ultraedit.methods.registry import method_class
 from ultraedit.storage.filerecord import check_size
-from ultraedit.storage.layout import is_edited_model
+from ultraedit.storage.folder import overtaken
+from ultraedit.storage.layout import Layout, is_edited_model
 from ultraedit.storage.manifest import Manifest, read_manifest
 
 Result = TypeVar("Result")
@@ -56,11 +57,12 @@ def at_one_version(out: Path, action: Callable[[Manifest], Result]) -> Result:
     """
     while True:
         manifest = read_manifest(out)
+        staged = Layout(out).staged(manifest.edited).is_file()
         try:
             return action(manifest)
         except (UltraEditError, OSError) as error:
             # Whatever went wrong, a later version may have deleted what this one needed.
-            if read_manifest(out) != manifest:
+            if overtaken(out, manifest, staged):
                 continue
             if isinstance(error, UltraEditError):
                 raise
@@ -75,7 +77,7 @@ def check_served(out: Path, manifest: Manifest) -> None:
     """
     for name, size in manifest.base.items():
         check_size(out / name, size)
-    manifest.edited.check(out)
+    manifest.check_edited(out)
 
 
 def origin(out: Path, manifest: Manifest) -> Origin:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from ultraedit.errors import UltraEditError
 from ultraedit.storage.atomic import discard, place, write_file
 from ultraedit.storage.checkpoint import Checkpoint, match_keys, open_checkpoint
 from ultraedit.storage.layout import Layout
-from ultraedit.storage.shards import copy_without
+from ultraedit.storage.shards import DTYPES, copy_without
 from ultraedit.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ class Base:
         keys: Edited parameter -> the name its tensor has among theirs.
         source: Where they came from, for people.
         quantization: What the config must say about their quantisation.
+        dtype: Of the edited tensors in the files that they came from.
     """
 
     files: Mapping[str, int]
     keys: Mapping[str, str]
     source: str | None
     quantization: object
+    dtype: str | None = None
 
 
 def build_base(
@@ -56,27 +58,44 @@ def build_base(
     keys = match_keys(checkpoint, snapshot.originals) if checkpoint else None
     if checkpoint is not None and keys is not None:
         files = lay_shards(layout, checkpoint, set(keys.values()))
-        return Base(files, keys, str(source), checkpoint.quantization)
+        return Base(files, keys, str(source), checkpoint.quantization, _dtype(checkpoint, keys))
     if snapshot.settings.get("quantised_by"):
         raise UltraEditError(
             f"the weights that the model was loaded from are not in {source} any more, and those"
             " in memory are quantised"
         )
-    # The published tensor names serve every loader. Where an edited weight has no tensor
-    # of its own under them (fused experts, say), transformers reads the model's names too.
     saved = {name: model.get_parameter(name) for name in snapshot.served}
-    for published in (True, False):
-        discard(scratch)
-        model.save_pretrained(scratch, max_shard_size=SAVED_SHARD, save_original_format=published)
-        checkpoint = open_checkpoint(scratch)
-        keys = match_keys(checkpoint, saved) if checkpoint else None
-        if checkpoint is not None and keys is not None:
+    for checkpoint in saved_checkpoints(model, scratch):
+        keys = match_keys(checkpoint, saved)
+        if keys is not None:
             files = lay_shards(layout, checkpoint, set(keys.values()))
             name = None if source is None else str(source)
-            return Base(files, keys, name, checkpoint.quantization)
+            return Base(files, keys, name, checkpoint.quantization, _dtype(checkpoint, keys))
     raise UltraEditError(
         f"cannot save {type(model).__name__}: its checkpoint does not hold the edited weights"
     )
+
+
+def saved_checkpoints(model: PreTrainedModel, scratch: Path) -> Iterator[Checkpoint]:
+    """A model saved as safetensors, under each set of names that transformers reads.
+
+    The published names come first: they serve every loader. Where an edited weight has no
+    tensor of its own under them (fused experts, say), the model's own names follow.
+
+    Args:
+        model: What to save.
+        scratch: A folder that holds the last one that was asked for.
+    """
+    for published in (True, False):
+        discard(scratch)
+        model.save_pretrained(scratch, max_shard_size=SAVED_SHARD, save_original_format=published)
+        if (checkpoint := open_checkpoint(scratch)) is not None:
+            yield checkpoint
+
+
+def _dtype(checkpoint: Checkpoint, keys: Mapping[str, str]) -> str | None:
+    dtypes = {DTYPES.get(checkpoint.entry(key).dtype) for key in keys.values()}
+    return str(dtypes.pop()).removeprefix("torch.") if len(dtypes) == 1 else None
 
 
 def lay_shards(layout: Layout, checkpoint: Checkpoint, edited: Collection[str]) -> dict[str, int]:

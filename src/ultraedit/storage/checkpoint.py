@@ -103,9 +103,8 @@ def _files(folder: Path) -> tuple[list[Path], Mapping[str, str]]:
     if is_edited_model(folder):
         # Not through the index: after a crash it may be one version ahead of editor.json.
         manifest = read_manifest(folder)
-        return sorted(folder / name for name in (*manifest.base, manifest.edited.name)), (
-            manifest.keys
-        )
+        files = [folder / name for name in manifest.base]
+        return [*files, Layout(folder).edited(manifest.edited)], manifest.keys
     explicit = _json(folder / "config.json").get("transformers_weights")
     first = folder / (explicit if isinstance(explicit, str) else "model.safetensors")
     index = first if first.suffix == ".json" else Layout(folder).index

@@ -20,7 +20,7 @@ class FileRecord:
     sha256: str
 
     def check(self, folder: Path) -> Path:
-        """The file's path, once its content was found to be what was written.
+        """The file's path in a folder, once its content was found to be what was written.
 
         Raises:
             InputError: it is missing, truncated or altered.

@@ -97,15 +97,22 @@ def read(out: str | Path) -> Snapshot:
     out = Path(out)
     while True:
         manifest = read_manifest(out)
+        staged = Layout(out).staged(manifest.edited).is_file()
         try:
             return _read(Layout(out), manifest)
         except (InputError, OSError) as error:
             # A writer may have moved on, and deleted what this version needed.
-            if read_manifest(out) != manifest:
+            if overtaken(out, manifest, staged):
                 continue
             if isinstance(error, InputError):
                 raise
             raise InputError(f"cannot read {out}: {error}") from error
+
+
+def overtaken(out: Path, manifest: Manifest, staged: bool) -> bool:
+    """Whether a writer went on since `manifest` was read, its edited shard staged or not."""
+    now = read_manifest(out)
+    return now != manifest or staged != Layout(out).staged(now.edited).is_file()
 
 
 def read_settings(out: str | Path) -> dict[str, Any]:
@@ -121,7 +128,7 @@ def _read(layout: Layout, manifest: Manifest) -> Snapshot:
     out = layout.out
     for name, size in manifest.base.items():
         check_size(out / name, size)
-    edited = read_tensors(manifest.edited.check(out))
+    edited = read_tensors(manifest.check_edited(out))
     originals = read_tensors(manifest.originals.check(layout.internal))
     masters: dict[str, Tensor] = {}
     if manifest.masters is not None:

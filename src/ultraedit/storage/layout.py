@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -11,10 +12,14 @@ from pathlib import Path
 
 from ultraedit.errors import InputError
 from ultraedit.storage.atomic import TEMPORARY, discard
+from ultraedit.storage.filerecord import FileRecord
 
 INTERNAL = "ultraedit"
-BASE = re.compile(r"base\d*-\d{5}-of-\d{5}\.safetensors")
-EDITED = re.compile(r"edited-v[\d-]+\.safetensors")
+# Loaders that read no index take all files called model*.safetensors. Older folders lack the
+# prefix.
+BASE = re.compile(r"(model-)?base\d*-\d{5}-of-\d{5}\.safetensors")
+EDITED = re.compile(r"model-edited\d*\.safetensors|edited-v[\d-]+\.safetensors")
+STAGED = re.compile(r"model-edited\d*(-[0-9a-f]{16})?\.safetensors")
 VERSIONED = re.compile(r"(originals|masters|state)(-v[\d-]+)?\.safetensors")
 HISTORY = re.compile(r"(\d{8,})-(factors|snapshot)\.safetensors")
 
@@ -60,9 +65,24 @@ class Layout:
         """There from the first write's beginning to its end: what else lies here is ours."""
         return self.internal / "unfinished"
 
+    def staged(self, edited: FileRecord) -> Path:
+        """Where an edited shard lies until its version counts: loaders do not look there."""
+        stem, suffix = os.path.splitext(edited.name)
+        return self.internal / f"{stem}-{edited.sha256[:16]}{suffix}"
+
+    def edited(self, record: FileRecord) -> Path:
+        """Where an edited shard lies now."""
+        staged = self.staged(record)
+        return staged if staged.is_file() else self.out / record.name
+
+    def publish(self, edited: FileRecord) -> None:
+        """Put the edited shard of a version in the place of the last version's, in one step."""
+        if (staged := self.staged(edited)).is_file():
+            os.replace(staged, self.out / edited.name)
+
     def own_files(self) -> Iterator[Path]:
         """Every weight file, version file and leftover that this package wrote here."""
-        patterns = ((self.out, (BASE, EDITED)), (self.internal, (VERSIONED,)))
+        patterns = ((self.out, (BASE, EDITED)), (self.internal, (VERSIONED, STAGED)))
         for folder, ours in patterns:
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.name.startswith(TEMPORARY) or any(p.fullmatch(path.name) for p in ours):
@@ -108,9 +128,17 @@ class Layout:
         """A beginning for the names of new base shards beside the ones in use."""
         taken = [path.name for path in self.own_files()]
         for attempt in count(1):
-            prefix = "base" + (str(attempt) if attempt > 1 else "")
+            prefix = "model-base" + (str(attempt) if attempt > 1 else "")
             if not any(name.startswith(f"{prefix}-") for name in taken):
                 return prefix
+        raise AssertionError("count() has no end")
+
+    def free_edited(self) -> str:
+        """A name for an edited shard beside the ones in use."""
+        for attempt in count(1):
+            name = f"model-edited{attempt if attempt > 1 else ''}.safetensors"
+            if not (self.out / name).exists():
+                return name
         raise AssertionError("count() has no end")
 
 

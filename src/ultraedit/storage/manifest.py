@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,18 @@ class Manifest:
         inside = [self.originals, self.state] + ([self.masters] if self.masters else [])
         return (
             {layout.out / name for name in self.base}
-            | {layout.out / self.edited.name}
+            | {layout.out / self.edited.name, layout.staged(self.edited)}
             | {layout.internal / record.name for record in inside}
         )
+
+    def check_edited(self, out: Path) -> Path:
+        """The edited shard's path, once its content was found to be what was written.
+
+        Raises:
+            InputError: it is missing, truncated or altered.
+        """
+        path = Layout(out).edited(self.edited)
+        return replace(self.edited, name=path.name).check(path.parent)
 
     def to_json(self) -> str:
         """The text of editor.json.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +19,32 @@ from ultraedit.storage.atomic import (
     stage,
     sync_folder,
 )
+from ultraedit.storage.atomic import replace as replace_file
 from ultraedit.storage.base import Base, build_base
-from ultraedit.storage.cards import move_cards, stage_cards, stage_warning
+from ultraedit.storage.config_files import (
+    CONFIG,
+    config_of,
+    copy_config_files,
+    dtype_of,
+    has_tokenizer,
+    move_config_files,
+    save_config,
+    save_tokenizer,
+    write_warning,
+)
 from ultraedit.storage.decision import Decision, FileDecision, JournalDecision, Update
 from ultraedit.storage.factors import write_record
 from ultraedit.storage.filerecord import FileRecord
 from ultraedit.storage.fingerprint import base_places, fingerprint
-from ultraedit.storage.layout import Layout, is_edited_model
+from ultraedit.storage.layout import STAGED, Layout, is_edited_model
 from ultraedit.storage.lock import lock
 from ultraedit.storage.manifest import Manifest, read_manifest
 from ultraedit.storage.shards import read_header
 from ultraedit.storage.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -41,7 +55,7 @@ class Draft:
     manifest: Manifest
     decision: Decision
     staged_index: Path
-    cards: Path | None
+    config_files: Path | None
 
 
 def draft_turn(
@@ -49,7 +63,10 @@ def draft_turn(
 ) -> Draft:
     """A further version over the base and the originals that are there."""
     base = Base(previous.base, previous.keys, previous.source, None)
-    return _draft(layout, snapshot, base, previous.originals, None, update)
+    # Folders written by earlier releases have a name for each version.
+    name = previous.edited.name
+    name = name if STAGED.fullmatch(name) else layout.free_edited()
+    return _draft(layout, snapshot, base, name, previous.originals, None, update)
 
 
 def draft_all(
@@ -63,27 +80,43 @@ def draft_all(
     """A first version, or one that edits other weights than the version before."""
     if model is None or tokenizer is None:
         raise ValueError("a first version needs the model and the tokenizer")
-    scratch, cards = layout.out / f"{TEMPORARY}model", layout.out / f"{TEMPORARY}cards"
+    scratch, staged = layout.out / f"{TEMPORARY}model", layout.out / f"{TEMPORARY}config"
     base = build_base(layout, snapshot, model, source, scratch)
     discard(scratch)
     # The model may compute in a wider dtype than it is stored in.
     stored = next((weight.dtype for weight in snapshot.served.values()), model.dtype)
-    stage_cards(cards, model, tokenizer, stored, source, base.quantization)
+    staged.mkdir()
+    if source is not None and (source / CONFIG).is_file():
+        copy_config_files(source, staged, _other_dtype(source, stored, base))
+    else:
+        save_config(staged, model, stored, base.quantization)
+    if source is None or not has_tokenizer(source, tokenizer):
+        save_tokenizer(staged, tokenizer)
     if snapshot.settings.get("routed"):
-        stage_warning(cards, str(snapshot.settings["method"]))
+        write_warning(staged, str(snapshot.settings["method"]))
     path = layout.internal / "originals.safetensors"
     if path.exists():
         path = path.with_name(f"originals-{layout.free_tag(snapshot.version)}.safetensors")
     originals = write_record(path, snapshot.originals)
-    return _draft(layout, snapshot, base, originals, cards, update)
+    return _draft(layout, snapshot, base, layout.free_edited(), originals, staged, update)
+
+
+def _other_dtype(source: Path, stored: torch.dtype, base: Base) -> str | None:
+    """The dtype that a copied config must name instead of its own; None for its own."""
+    config = config_of(source)
+    text = config.get("text_config")
+    own = dtype_of(config) or (dtype_of(text) if isinstance(text, dict) else None) or base.dtype
+    wanted = str(stored).removeprefix("torch.")
+    return None if own == wanted else wanted
 
 
 def _draft(
     layout: Layout,
     snapshot: Snapshot,
     base: Base,
+    name: str,
     originals: FileRecord,
-    cards: Path | None,
+    config_files: Path | None,
     update: Update | None,
 ) -> Draft:
     tag = layout.free_tag(snapshot.version)
@@ -93,7 +126,7 @@ def _draft(
         version=snapshot.version,
         settings=dict(snapshot.settings),
         keys=dict(base.keys),
-        edited=write_record(layout.out / f"edited-{tag}.safetensors", served),
+        edited=_write_edited(layout, name, served),
         originals=originals,
         masters=write_record(layout.internal / f"masters-{tag}.safetensors", masters)
         if masters
@@ -113,7 +146,14 @@ def _draft(
             identity = {**update.about["base"], "sha256": digest}
             update = replace(update, about={**update.about, "base": identity})
         decision = JournalDecision.prepare(layout, manifest, snapshot, update)
-    return Draft(manifest, decision, index, cards)
+    return Draft(manifest, decision, index, config_files)
+
+
+def _write_edited(layout: Layout, name: str, served: Mapping[str, Tensor]) -> FileRecord:
+    """Write the edited shard where no loader finds it; `Layout.publish` gives it its name."""
+    written = write_record(layout.internal / name, served)
+    replace_file(layout.internal / name, layout.staged(written))
+    return written
 
 
 def commit(layout: Layout, draft: Draft, first: bool) -> None:
@@ -122,14 +162,17 @@ def commit(layout: Layout, draft: Draft, first: bool) -> None:
     The index follows the decision: a crash between the two leaves loaders the version
     before until `settle`. Only a first version has none before, so its index goes first.
     """
-    if draft.cards is not None:
-        move_cards(draft.cards, layout.out)
+    if draft.config_files is not None:
+        move_config_files(draft.config_files, layout.out)
+    edited = draft.manifest.edited
     if not first:
         draft.decision.commit()
+        layout.publish(edited)
         os.replace(draft.staged_index, layout.index)
         sync_folder(layout.out)
         return
     try:
+        layout.publish(edited)
         os.replace(draft.staged_index, layout.index)
         sync_folder(layout.out)
         draft.decision.commit()
@@ -150,8 +193,10 @@ def settle(out: Path) -> None:
     manifest = read_manifest(out)
     if not _is_settled(layout, manifest):
         with named_failures(out):
+            layout.publish(manifest.edited)
             os.replace(_stage_text(layout.index, _index_text(out, manifest)), layout.index)
             sync_folder(out)
+            layout.sweep(manifest.files(layout))
 
 
 def settle_if_free(out: Path) -> None:
@@ -162,14 +207,19 @@ def settle_if_free(out: Path) -> None:
 
 
 def _is_settled(layout: Layout, manifest: Manifest) -> bool:
-    files = (*manifest.base, manifest.edited.name)
-    return layout.indexed() == {layout.out / name for name in files}
+    if layout.staged(manifest.edited).is_file():
+        return False
+    files = {layout.out / name for name in (*manifest.base, manifest.edited.name)}
+    visible = {path for path in layout.own_files() if path.parent == layout.out}
+    return layout.indexed() == files >= visible
 
 
 def _index_text(out: Path, manifest: Manifest) -> str:
     weight_map, total = {}, 0
-    for name in (*manifest.base, manifest.edited.name):
-        for key, entry in read_header(out / name).tensors.items():
+    files = {name: out / name for name in manifest.base}
+    files[manifest.edited.name] = Layout(out).edited(manifest.edited)
+    for name, path in files.items():
+        for key, entry in read_header(path).tensors.items():
             weight_map[key] = name
             total += entry.size
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
