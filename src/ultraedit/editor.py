@@ -343,7 +343,7 @@ class Editor:
             return self._encoded[edit]
         what = f"edit {edit.id or place}"
         try:
-            if self.method.info.needs_subject:
+            if self.method.needs_subject:
                 check_subject(self.bench.encoder, edit, self.method.info.name)
             text = self.bench.encoder.encode(edit.prompt, edit.answers[0])
         except InputError as error:

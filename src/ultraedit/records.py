@@ -8,7 +8,9 @@ from typing import Literal, get_args
 
 from ultraedit.errors import InputError
 
-ProbeKind = Literal["rephrase", "locality", "persona", "multihop"]
+ProbeKind = Literal[
+    "rephrase", "locality", "persona", "multihop", "reasoning", "aliasing", "logical"
+]
 PROBE_KINDS: tuple[str, ...] = get_args(ProbeKind)
 
 Answers = str | tuple[str, ...]
@@ -86,8 +88,9 @@ class Edit:
 class Probe:
     """One question that tells what an edit did.
 
-    `rephrase`, `persona` and `multihop` probes expect the edited answer or what follows
-    from it; a `locality` probe expects the answer that the edit must not change.
+    `rephrase`, `persona` and `aliasing` (another name of the subject) probes expect the edited
+    answer, `multihop`, `reasoning` and `logical` (a reversed relation, say) what follows from it;
+    a `locality` probe expects the answer that the edit must not change.
 
     Raises:
         InputError: unknown kind, or an empty prompt or target.

@@ -119,7 +119,7 @@ CASES = {
             ),
         ),
     ),
-    "CounterFact or WikiBigEdit": (
+    "CounterFact, WikiBigEdit or KnowEdit": (
         COUNTERFACT,
         Case(
             Edit("Mount Ember is in", "Fenland", "Mount Ember", "77"),
@@ -193,7 +193,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_layout(name: str) -> None:
     record, case = CASES[name]
-    flat = {"WikiBigEdit, flat": "CounterFact or WikiBigEdit"}
+    flat = {"WikiBigEdit, flat": "CounterFact, WikiBigEdit or KnowEdit"}
     assert find_layout(record).name == flat.get(name, name)
     assert to_case(record, 9) == case
 

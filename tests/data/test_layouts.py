@@ -24,7 +24,7 @@ def test_names_of_fields_count_not_their_values() -> None:
     [
         (["prompt"], "native"),
         (["id", "target", "probes"], "native"),
-        (["prompt", "rephrase_prompt", "loc"], "CounterFact or WikiBigEdit"),
+        (["prompt", "rephrase_prompt", "loc"], "CounterFact, WikiBigEdit or KnowEdit"),
         (["prompt", "unrel_prompt"], "FEVER"),
     ],
 )

@@ -7,11 +7,19 @@ from typing import Any, NamedTuple, cast
 
 from ultraedit.data.faults import RecordError, describe, one_line
 from ultraedit.data.formats import absent
-from ultraedit.data.layouts import IDS, PROMPT_LAYOUTS, Fields, Layout, Names, find_layout
+from ultraedit.data.layouts import (
+    IDS,
+    PROMPT_LAYOUTS,
+    Fields,
+    Group,
+    Layout,
+    Names,
+    find_layout,
+)
 from ultraedit.records import PROBE_KINDS, Answers, Case, Edit, Probe, ProbeKind
 
 # These ask for what the edit writes, so they need no answer of their own.
-_EXPECT_TARGET = ("rephrase", "persona")
+_EXPECT_TARGET = ("rephrase", "persona", "aliasing")
 
 
 def to_case(fields: Fields, number: int) -> Case:
@@ -68,8 +76,35 @@ def _asked(fields: Fields, layout: Layout) -> Iterator[_Asked]:
         for prompt in prompts:
             asked = f"{prompt}?" if ask.question and not prompt.endswith("?") else prompt
             yield _Asked(ask.kind, asked, _answers(answers) if answers else None)
+    for group in layout.groups:
+        yield from _grouped(fields, group)
     if layout.listed:
         yield from _listed(fields, layout.listed)
+
+
+def _grouped(fields: Fields, group: Group) -> Iterator[_Asked]:
+    kinds = _at(fields, group.field)
+    if not isinstance(kinds, Mapping):
+        return
+    for name, questions in kinds.items():
+        kind = group.kinds.get(name, group.other)
+        if kind is None or absent(questions):
+            continue
+        for index, question in enumerate(questions if isinstance(questions, list) else [questions]):
+            place = f"{group.field}.{name}[{index}]"
+            if not isinstance(question, Mapping):
+                raise RecordError(f"must be an object, not {describe(question)}", place)
+            for prompt in _texts(question.get("prompt"), f"{place}.prompt"):
+                answers = _flat(question.get("ground_truth"), f"{place}.ground_truth")
+                if prompt.strip():
+                    yield _Asked(kind, prompt, _answers(answers) if answers else None)
+
+
+def _flat(value: Any, field: str) -> tuple[str, ...]:
+    """The texts of nested lists of accepted answers, each once."""
+    if isinstance(value, (list, tuple)):
+        return tuple(dict.fromkeys(text for item in value for text in _flat(item, field)))
+    return tuple(text for text in _texts(value, field) if text.strip())
 
 
 def _listed(fields: Fields, name: str) -> Iterator[_Asked]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from ultraedit.errors import InputError
 
 _NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -25,6 +30,29 @@ class RecordError(InputError):
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
         self.field = field
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A record that cannot be used.
+
+    Attributes:
+        number: Of the record in its file, from 1.
+        error: Why.
+        record: Its fields; None where they cannot be read.
+    """
+
+    number: int
+    error: InputError
+    record: Mapping[str, Any] | None
+
+    @property
+    def kind(self) -> str:
+        """The error without what differs from record to record: quoted text and numbers."""
+        where = getattr(self.error, "field", "")
+        field = f"field '{where}': " if where else ""
+        general = re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "...", str(self.error))
+        return one_line(field + re.sub(r"^edit [^:]*: ", "", general), 120)
 
 
 def located(error: InputError, source: str, number: int) -> InputError:

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ultraedit.data.faults import RecordError, cause, describe, located
+from ultraedit.data.faults import Fault, RecordError, cause, describe, located
 from ultraedit.data.jsonstream import MAX_RECORD, decode, read_json
 from ultraedit.errors import InputError
 
 Record = dict[str, Any]
+OnFault = Callable[[Fault], None]
+
+_END = object()
 
 HUB_PREFIX = "hf:"
 _BATCH = 1024
@@ -24,7 +27,9 @@ _BATCH = 1024
 _EMPTY_CELLS = frozenset({"", "NaN", "nan", "None"})
 
 
-def read_records(source: str | Path) -> Iterator[tuple[int, Record]]:
+def read_records(
+    source: str | Path, on_fault: OnFault | None = None
+) -> Iterator[tuple[int, Record]]:
     """Records of a file or of a data set on the hub, numbered from 1, one at a time.
 
     Whether the file exists and has a known suffix is checked at once, the rest while reading.
@@ -32,6 +37,8 @@ def read_records(source: str | Path) -> Iterator[tuple[int, Record]]:
     Args:
         source: A `.jsonl`, `.json` or `.csv` file (each also with `.gz`), a `.parquet` file,
             or `hf:NAME[:split]` (split `train` unless named).
+        on_fault: Called with every broken record that others can be read after, instead of
+            raising; it still counts in the numbers.
 
     Raises:
         InputError: the file cannot be read, or a record of it is broken.
@@ -41,20 +48,29 @@ def read_records(source: str | Path) -> Iterator[tuple[int, Record]]:
         rows = _hub(name) if name.startswith(HUB_PREFIX) else _file(Path(source))
     except InputError as error:
         raise located(error, name, 0) from None
-    return _numbered(rows, name)
+    return _numbered(rows, name, on_fault)
 
 
-def _numbered(rows: Iterator[object], name: str) -> Iterator[tuple[int, Record]]:
+def _numbered(
+    rows: Iterator[object], name: str, on_fault: OnFault | None
+) -> Iterator[tuple[int, Record]]:
     number = 0
     while True:
         try:
-            record = _checked(next(rows))
-        except StopIteration:
-            break
+            row = next(rows, _END)
         except InputError as error:
             raise located(error, name, number + 1) from None
+        if row is _END:
+            break
         number += 1
-        yield number, record
+        try:
+            record = _checked(row)
+        except RecordError as error:
+            if on_fault is None:
+                raise located(error, name, number) from None
+            on_fault(Fault(number, error, row if isinstance(row, dict) else None))
+        else:
+            yield number, record
     if not number:
         raise InputError(f"{name}: holds no records")
 
@@ -65,6 +81,8 @@ def absent(value: object) -> bool:
 
 
 def _checked(row: object) -> Record:
+    if isinstance(row, RecordError):
+        raise row
     if not isinstance(row, dict):
         raise RecordError(f"is {describe(row)}, not an object with named fields")
     for field, value in row.items():
@@ -121,7 +139,15 @@ def _jsonl(path: Path) -> Iterator[object]:
             if len(line) > MAX_RECORD:
                 raise RecordError(f"is longer than {MAX_RECORD >> 20} million characters")
             if line.strip():
-                yield decode(line)
+                yield _decoded(line)
+
+
+def _decoded(line: str) -> object:
+    # The next line can be read whatever this one is, unlike with other faults of a file.
+    try:
+        return decode(line)
+    except RecordError as error:
+        return error
 
 
 def _json(path: Path) -> Iterator[object]:
@@ -137,12 +163,19 @@ def _csv(path: Path) -> Iterator[object]:
             if header and (not all(header) or len(set(header)) < len(header)):
                 raise InputError("the first row is no header: a name is empty or comes twice")
             for row in rows:
-                if row and len(row) != len(header):
-                    raise RecordError(f"has {len(row)} cells, the header has {len(header)}")
                 if row:
-                    yield {name: _cell(name, cell) for name, cell in zip(header, row, strict=True)}
+                    yield _table_row(header, row)
         except csv.Error as error:
             raise RecordError(f"malformed CSV ({cause(error)}, line {rows.line_num})") from None
+
+
+def _table_row(header: list[str], row: list[str]) -> object:
+    if len(row) != len(header):
+        return RecordError(f"has {len(row)} cells, the header has {len(header)}")
+    try:
+        return {name: _cell(name, cell) for name, cell in zip(header, row, strict=True)}
+    except RecordError as error:
+        return error
 
 
 def _cell(name: str, cell: str) -> object:

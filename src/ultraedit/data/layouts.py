@@ -5,11 +5,13 @@ To add a layout, add a row to `LAYOUTS`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ultraedit.data.faults import RecordError, one_line
+from ultraedit.data.formats import absent
 from ultraedit.records import ProbeKind
 
 Fields = Mapping[str, Any]
@@ -36,6 +38,21 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Group:
+    """A field with an object of lists of `{"prompt", "ground_truth"}` objects, as KnowEdit has.
+
+    Attributes:
+        field: Where the object is.
+        kinds: Its fields -> the kind of the probes there.
+        other: The kind of the probes in its other fields; None if they are not read.
+    """
+
+    field: str
+    kinds: Mapping[str, ProbeKind]
+    other: ProbeKind | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where one data set keeps the parts of a case; `a.b` is field `b` of the object `a`.
 
@@ -47,6 +64,8 @@ class Layout:
         asks: Where its probes are.
         subject: Field of the subject.
         template: Whether `{}` in the prompt stands for the subject.
+        groups: Fields with probes by their kind, read where they hold objects.
+        ignored: Fields that repeat what others say.
         listed: Field with a list of `{"kind", "prompt", "target"}` objects, if it has one.
     """
 
@@ -57,18 +76,33 @@ class Layout:
     asks: tuple[Ask, ...] = ()
     subject: str = "subject"
     template: bool = False
+    groups: tuple[Group, ...] = ()
+    ignored: Names = ()
     listed: str = ""
 
     @property
     def fields(self) -> frozenset[str]:
         """Every field of a record that the layout reads."""
         paths = [*IDS, *self.prompt, *self.target, self.subject, self.listed]
+        paths += self.ignored
+        paths += [group.field for group in self.groups]
         paths += [path for ask in self.asks for path in ask.prompt + ask.answer]
         return frozenset(path.partition(".")[0] for path in paths)
 
 
 _LOCALITY = Ask("locality", ("loc", "locality_prompt"), ("loc_ans", "locality_ground_truth"))
 _REPHRASE = Ask("rephrase", ("rephrase", "rephrase_prompt"))
+_GROUPS = (
+    Group(
+        "portability",
+        {
+            "Reasoning": "reasoning", "reasoning": "reasoning", "one_hop": "reasoning",
+            "Subject_Aliasing": "aliasing", "synonym": "aliasing",
+            "Logical_Generalization": "logical", "inverse_relation": "logical",
+        },
+    ),
+    Group("locality", {}, other="locality"),
+)  # fmt: skip
 _PORTABILITY = (Ask("persona", ("personas",)), Ask("multihop", ("mhop",), ("mhop_ans",)))
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -79,6 +113,7 @@ LAYOUTS: tuple[Layout, ...] = (
         ("src",),
         ("alt", "ans", "answers"),
         (Ask("rephrase", ("rephrase",)), Ask("locality", ("loc",), ("loc_ans",), question=True)),
+        ignored=("cond",),
     ),
     Layout(
         "nested CounterFact",
@@ -110,11 +145,12 @@ LAYOUTS: tuple[Layout, ...] = (
         (_REPHRASE, _LOCALITY, *_PORTABILITY),
     ),
     Layout(
-        "CounterFact or WikiBigEdit",
+        "CounterFact, WikiBigEdit or KnowEdit",
         ("prompt", "target_new"),
         ("prompt",),
         ("target_new",),
         (_REPHRASE, _LOCALITY, *_PORTABILITY),
+        groups=_GROUPS,
     ),
     Layout(
         "UltraEditBench",
@@ -130,6 +166,32 @@ PROMPT_LAYOUTS: tuple[Layout, ...] = (
     *LAYOUTS,
     Layout("prompts", ("prompt",), ("prompt",), (), (_LOCALITY,), listed="probes"),
 )
+
+
+# Names of fields that other layouts keep questions in.
+_QUESTIONS = re.compile(
+    r"prompt|question|query|rephras|paraphras|probe|locality|portab|hop$|persona|neighbou?r", re.I
+)
+
+
+def unread_questions(fields: Fields, layout: Layout) -> Iterator[str]:
+    """Fields of a record that look like questions and that its layout does not read."""
+    for name, value in fields.items():
+        if name not in layout.fields and not absent(value) and _has_questions(name, value):
+            yield name
+    for group in layout.groups:
+        inside = fields.get(group.field)
+        if isinstance(inside, Mapping) and group.other is None:
+            unknown = (name for name in inside if name not in group.kinds and inside[name])
+            yield from (f"{group.field}.{name}" for name in unknown)
+
+
+def _has_questions(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        return value.rstrip().endswith("?") or bool(value.strip() and _QUESTIONS.search(name))
+    if isinstance(value, Mapping):
+        return any(_has_questions(str(key), item) for key, item in value.items())
+    return isinstance(value, (list, tuple)) and any(_has_questions(name, item) for item in value)
 
 
 def find_layout(fields: Fields, layouts: Sequence[Layout] = LAYOUTS) -> Layout:

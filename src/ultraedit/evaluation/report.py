@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ultraedit.records import PROBE_KINDS
+
 # kind of question -> metric -> value
 Scores = dict[str, dict[str, float]]
-KINDS = ("efficacy", "rephrase", "locality", "persona", "multihop")
+
+KINDS = ("efficacy", *PROBE_KINDS)
 HEADLINE = ("efficacy", "rephrase", "locality")
 
 

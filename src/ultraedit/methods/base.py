@@ -45,7 +45,7 @@ class MethodInfo:
         summary: One line for a table.
         reference: The paper, by arXiv number.
         changes_weights: False for side memories that are routed to at inference.
-        needs_subject: Whether every edit must name its subject.
+        needs_subject: Whether every edit must name its subject, with default settings.
         needs_training: Whether it has to be trained before it can edit.
         tells_edits_apart: Whether one edit of a turn can be taken back without the others.
         also_at_once: Whether comparisons also show it with all edits in one turn, which no stream
@@ -182,6 +182,11 @@ class Method(ABC):
             UnsupportedModelError: there is nothing to edit.
         """
         return published_modules(model)
+
+    @property
+    def needs_subject(self) -> bool:
+        """Whether every edit must name its subject, with these settings."""
+        return self.info.needs_subject
 
     @property
     def most_passes(self) -> int:

@@ -46,24 +46,26 @@ def located(bench: Workbench, edit: Edit, fact_token: str, before: str = "") -> 
     """An edit with its answer, and the token where the fact is read.
 
     Raises:
-        InputError: the edit has no subject in its prompt.
+        InputError: the fact is read at a subject that the edit's prompt does not hold.
     """
     encoder = bench.encoder
     prompt = before + edit.prompt.lstrip() if before else edit.prompt
-    end = len(prompt) - len(edit.prompt) + subject_end(edit.prompt, edit.subject or "")
     text = encoder.encode(prompt, edit.answers[0])
     if fact_token == "last":
         return Located(text, len(text.prompt) - 1)
+    end = len(prompt) - len(edit.prompt) + subject_end(edit.prompt, edit.subject or "")
     # A piece that joins the subject's end with the answer belongs to the answer.
     return Located(text, min(last_token(encoder, prompt, end), len(text.prompt) - 1))
 
 
-def essence(bench: Workbench, edit: Edit, fact_token: str) -> Located:
-    """`{subject} is a`, to be gone on with: what a model takes the subject for.
+def essence(bench: Workbench, edit: Edit, fact_token: str) -> Located | None:
+    """`{subject} is a`, to be gone on with: what a model takes the subject for. None without one.
 
     Its target is one token of no meaning, since the distribution of it is what counts.
     """
     subject = (edit.subject or "").strip()
+    if not subject:
+        return None
     prompt = f"{subject} is a"
     ids = bench.encoder.prompt_ids(prompt)
     place = len(ids) - 1

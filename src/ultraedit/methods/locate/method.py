@@ -27,6 +27,10 @@ class Locating(Method):
         self.factors: dict[str, Tensor] = {}
         self.before: list[str] = []
 
+    @property
+    def needs_subject(self) -> bool:
+        return self.config.fact_token == "subject_last"
+
     def prepare(self, bench: Workbench) -> None:
         """Find or measure the covariance's Cholesky factors, and draw the prefixes; once.
 

@@ -6,7 +6,7 @@ coordinate by itself, so many are sought side by side with what each would find 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +54,7 @@ def search(
     module: nn.Module,
     now: Tensor,
     answers: Sequence[Sequence[Located]],
-    essences: Sequence[Located],
+    essences: Sequence[Located | None],
     how: Search,
 ) -> Tensor:
     """The changes of what `module` gives at the subjects' last tokens.
@@ -64,7 +64,7 @@ def search(
         module: Whose output is changed.
         now: (edits, e) what it gives there.
         answers: Per edit, texts that end in its new answer.
-        essences: Per edit, the text whose next token should stay as it was.
+        essences: Per edit, the text whose next token should stay as it was, if there is one.
         how: The search.
 
     Returns:
@@ -85,12 +85,13 @@ def _search(
     module: nn.Module,
     now: Tensor,
     answers: Sequence[Sequence[Located]],
-    essences: Sequence[Located],
+    essences: Sequence[Located | None],
     how: Search,
 ) -> Tensor:
     change = torch.zeros_like(now)
     sizes = now.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-    before = _distributions(bench, essences)
+    held = {edit: one for edit, one in enumerate(essences) if one is not None}
+    before = dict(zip(held, _distributions(bench, list(held.values())), strict=True))
     # Adam's step is of one size whatever the slope: to each edit its own unit.
     units = _steps(sizes, now.shape[1], how)[:, None]
     scaled = torch.zeros_like(now, requires_grad=True)
@@ -102,7 +103,7 @@ def _search(
         for edits, values, slope in _slopes(bench, module, change, own, _unlikelihood):
             share = torch.tensor([1 / len(answers[edit]) for edit in edits]).to(now)
             _add(losses, gradient, edits, values * share, slope * share[:, None])
-        own = [(edit, essences[edit]) for edit in searching]
+        own = [(edit, held[edit]) for edit in searching if edit in held]
         for edits, values, slope in _slopes(bench, module, change, own, _drift(before)):
             _add(losses, gradient, edits, values * how.kl, slope * how.kl)
         lengths = change.norm(dim=1)
@@ -169,12 +170,13 @@ def _unlikelihood(logits: Tensor, labels: Tensor, text: Tensor, edits: list[int]
     return sums / torch.bincount(text, minlength=len(edits))
 
 
-def _drift(before: Tensor) -> Value:
+def _drift(before: Mapping[int, Tensor]) -> Value:
     """KL(after || before) of a text's one next token; `before` are log-probabilities by edit."""
 
     def value(logits: Tensor, labels: Tensor, text: Tensor, edits: list[int]) -> Tensor:
         after = F.log_softmax(logits, -1)
-        return (after.exp() * (after - before[edits].to(after))).sum(-1)
+        own = torch.stack([before[edit] for edit in edits]).to(after)
+        return (after.exp() * (after - own)).sum(-1)
 
     return value
 
@@ -183,10 +185,10 @@ def _drift(before: Tensor) -> Value:
 def _distributions(bench: Workbench, texts: Sequence[Located]) -> Tensor:
     """(texts, vocabulary) log-probabilities of each text's one answer token, as the model is."""
     parts, order = [], list[int]()
-    for batch in bench.batches([one.text for one in texts]):
+    for batch in bench.batches([one.text for one in texts]) if texts else ():
         parts.append(F.log_softmax(bench.logits(batch).float(), -1))
         order += batch.index.tolist()
-    return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+    return torch.cat(parts)[torch.argsort(torch.tensor(order))] if parts else torch.empty(0)
 
 
 def _add(losses: Tensor, gradient: Tensor, edits: list[int], values: Tensor, slope: Tensor) -> None:
