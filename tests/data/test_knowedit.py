@@ -93,6 +93,8 @@ def test_reading_goes_on_after_a_broken_record(tmp_path, suffix):
     cases = list(read_cases(file, on_fault=faults.append))
     assert [case.edit.prompt for case in cases] == ["p", "q"]
     assert [fault.number for fault in faults] == faulty
+    if suffix == "jsonl":
+        assert [fault.record for fault in faults][:2] == [lines[1], json.loads(lines[2])]
     with pytest.raises(InputError, match="record 2"):
         list(read_cases(file))
 

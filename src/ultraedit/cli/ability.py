@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ultraedit.cli.options import Device, DeviceMap, Dtype, Json, Model
+from ultraedit.cli.options import Device, DeviceMap, Dtype, Json, Model, Quiet, RemoteCode
 
 if TYPE_CHECKING:
     from ultraedit.ability.report import AbilityReport, Row
@@ -57,6 +57,8 @@ def ability(
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
+    remote_code: RemoteCode = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Run lm-eval on the edited and on the unedited model.
@@ -67,12 +69,14 @@ def ability(
     from ultraedit.ability.harness import open_harness
     from ultraedit.ability.loading import require_harness
     from ultraedit.ability.measuring import Beside, measure
-    from ultraedit.cli.console import print_json, progress_bars, quiet_libraries, show
+    from ultraedit.cli.console import print_json, progress_bars, quiet_libraries, show, trust_code
     from ultraedit.cli.pair import open_pair
 
     quiet_libraries()
+    if remote_code:
+        trust_code(out)
     size = _size(batch_size)
-    with progress_bars(as_json) as bar:
+    with progress_bars(as_json or quiet) as bar:
         with bar("starting lm-eval", None):
             require_harness()
         # Tasks first: a wrong name should not cost the loading of a model.

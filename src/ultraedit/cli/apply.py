@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ultraedit.cli.options import Json
+from ultraedit.cli.options import Json, RemoteCode
 
 
 def apply(
@@ -32,17 +32,20 @@ def apply(
             show_default=False,
         ),
     ],
+    remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Write a plain checkpoint of a model with a delta's edits in it.
 
     Refuses, with exit code 2, a damaged delta and a base that it was not made from.
     """
-    from ultraedit.cli.console import print_json, quiet_libraries, show
+    from ultraedit.cli.console import print_json, quiet_libraries, show, trust_code
     from ultraedit.cli.export import written_line, written_result
     from ultraedit.export.apply import apply as apply_delta
 
     quiet_libraries()
+    if remote_code:
+        trust_code(base)
     written = apply_delta(base, delta, output)
     if as_json:
         print_json({**written_result(base, written), "delta": str(delta)})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ultraedit.cli.options import Device, DeviceMap, Dtype, Json, Limit
+from ultraedit.cli.options import Device, DeviceMap, Dtype, Json, Limit, RemoteCode
 
 SHOWN = 10
 
@@ -30,16 +30,19 @@ def check(
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
+    remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Compare free answers with the unedited model's; exit with 1 if too many differ."""
-    from ultraedit.cli.console import print_json, quiet_libraries, show
+    from ultraedit.cli.console import print_json, quiet_libraries, show, trust_code
     from ultraedit.cli.pair import open_pair
     from ultraedit.data import read_probes
     from ultraedit.errors import InputError
     from ultraedit.evaluation.agreement import agreement
 
     quiet_libraries()
+    if remote_code:
+        trust_code(out)
     if not Path(out).is_dir() and out != "demo":
         raise InputError(f"{out} is no folder; `check` reads an edited model")
     pair = open_pair(out, base, dtype=dtype, device=device, device_map=device_map)

@@ -18,6 +18,8 @@ from ultraedit.cli.options import (
     Dtype,
     Json,
     Limit,
+    Quiet,
+    RemoteCode,
     TextFile,
     TurnSize,
     settings_of,
@@ -94,6 +96,8 @@ def compare(
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep every run's edited model in --out.")
     ] = False,
+    remote_code: RemoteCode = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Compare methods: same base, same edits, same turns, all asked after all edits.
@@ -101,13 +105,15 @@ def compare(
     Every run is a process of its own. The same command again goes on where it stopped, and may
     name further methods; the first interrupt lets the running turn end.
     """
-    from ultraedit.cli.console import note, print_json, quiet_libraries, show
+    from ultraedit.cli.console import note, print_json, quiet_libraries, show, trust_code
     from ultraedit.comparison.compare import compare as carry_through
     from ultraedit.comparison.folder import held
     from ultraedit.comparison.plan import Options
     from ultraedit.comparison.prepare import prepare
 
     quiet_libraries()
+    if remote_code:
+        trust_code(model)
     own = _settings(settings)
     names = None if methods is None else [name.strip() for name in methods.split(",")]
     options = Options(
@@ -124,7 +130,7 @@ def compare(
             model, file, methods=names, settings=own, turn_size=turn_size, limit=limit,
             at_once=at_once, options=options,
         )  # fmt: skip
-        with _watched(plan.edits, as_json) as tell:
+        with _watched(plan.edits, as_json or quiet) as tell:
             outcome = carry_through(
                 folder,
                 plan,

@@ -1,11 +1,14 @@
-"""What people see: tables, one progress bar, and nothing where a machine reads."""
+"""What people see: tables and progress, and nothing where a machine reads."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,15 +27,44 @@ COLUMNS = (
     ("routed", "routed"),
 )
 
+# Seconds from one line of progress to the next, where no bar can be drawn.
+SHORTEST, LONGEST = 2.0, 10.0
+
 Bar = AbstractContextManager[Callable[[int], None]]
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own bars and notes off the terminal."""
+    """Keep other libraries' bars and notes off the terminal, and warnings to one line.
+
+    For the command line, whose process is its own.
+    """
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+
+
+def trust_code(model: str) -> None:
+    """What `--trust-remote-code` does: remember the code of a model as what may be run.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from huggingface_hub import snapshot_download
+
+    from ultraedit.errors import InputError
+    from ultraedit.models.load import resolve
+    from ultraedit.models.remote_code import trust
+
+    source = resolve(model)
+    if not Path(source).is_dir():
+        try:
+            source = snapshot_download(source, allow_patterns=["*.py", "*.json"])
+        except (OSError, ValueError) as error:
+            raise InputError(f"{model} could not be loaded: {str(error).splitlines()[0]}") from None
+    trust(Path(source))
 
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
@@ -48,10 +80,13 @@ def note(text: str) -> None:
 def progress_bars(quiet: bool) -> Iterator[Callable[[str, int | None], Bar]]:
     """Yields `bar(label, total)`, a context that yields `advance(n)`; bars may stand together.
 
-    Draws nothing if `quiet` or where output is no terminal.
+    Draws on a terminal, writes lines to standard error elsewhere, and does nothing if `quiet`.
     """
-    if quiet or not (sys.stdout.isatty() and sys.stderr.isatty()):
+    if quiet:
         yield lambda label, total: nullcontext(lambda n: None)
+        return
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield progress_lines
         return
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -67,6 +102,34 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int | None], Bar]]:
                 progress.remove_task(task)
 
         yield bar
+
+
+@contextmanager
+def progress_lines(
+    label: str, total: int | None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int], None]]:
+    """Where nothing can be redrawn: a line at first, then every ten seconds or every tenth.
+
+    Tenths that pass within `SHORTEST` seconds of the last line are left out.
+    """
+    began = said = clock()
+    done = tenth = 0
+    note(f"{label}: begins" if total is None else f"{label}: 0 of {total}")
+
+    def advance(steps: int) -> None:
+        nonlocal done, said, tenth
+        done += steps
+        now, reached = clock(), 10 * done // total if total else 0
+        if now - said < (SHORTEST if reached > tenth else LONGEST):
+            return
+        said, tenth = now, reached
+        if not total:
+            note(f"{label}: {done}, {now - began:.0f} s")
+            return
+        left = (now - began) / done * max(total - done, 0) if done else 0.0
+        note(f"{label}: {done} of {total}, {now - began:.0f} s, about {left:.0f} s left")
+
+    yield advance
 
 
 @contextmanager

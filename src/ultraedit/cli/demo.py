@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ultraedit.cli.options import Device, Json
+from ultraedit.cli.options import Device, Json, Quiet
 
 if TYPE_CHECKING:
     from ultraedit import Case, CaseResult, Edit, Editor, Report, Turn
@@ -26,6 +26,7 @@ def demo(
     edits: Annotated[int, typer.Option(min=1, help="Facts to change, at most.")] = 100,
     turn_size: Annotated[int, typer.Option(min=1, help="Edits written at once.")] = 100,
     device: Device = "auto",
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Correct a model and ask it again: before, after, reworded, in chat, and one taken back.
@@ -36,7 +37,7 @@ def demo(
     from ultraedit.cli.console import print_json, quiet_libraries, show
 
     quiet_libraries()
-    shown = perform(edits, turn_size, device, model, quiet=as_json)
+    shown = perform(edits, turn_size, device, model, quiet=as_json or quiet)
     if as_json:
         return print_json(shown.to_dict())
     show(*shown.renderables())

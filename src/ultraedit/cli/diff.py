@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ultraedit.cli.options import Device, DeviceMap, Dtype, Json, Limit
+from ultraedit.cli.options import Device, DeviceMap, Dtype, Json, Limit, RemoteCode
 
 SHOWN = 30
 
@@ -27,18 +27,22 @@ def diff(
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
+    remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Ask two states the same facts and show where their answers differ."""
     from itertools import islice
 
-    from ultraedit.cli.console import print_json, quiet_libraries, show
+    from ultraedit.cli.console import print_json, quiet_libraries, show, trust_code
     from ultraedit.data import read_cases
     from ultraedit.history.difference import State, difference, facts_of
     from ultraedit.storage import EditRecord
 
     quiet_libraries()
     first, second = State.parse(a), State.parse(b)
+    if remote_code:
+        for state in (first, second):
+            trust_code(state.folder)
     if facts is None:
         asked = list(islice(facts_of(first, second), limit))
     else:

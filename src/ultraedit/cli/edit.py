@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ultraedit.cli.edit_output import show_plan, show_summary
+from ultraedit.cli.edit_output import refusals, show_faults, show_plan, show_summary
 from ultraedit.cli.options import (
     Author,
     CasesFile,
@@ -24,6 +24,8 @@ from ultraedit.cli.options import (
     MethodName,
     Model,
     Modules,
+    Quiet,
+    RemoteCode,
     Settings,
     TurnSize,
     settings_of,
@@ -31,7 +33,7 @@ from ultraedit.cli.options import (
 from ultraedit.errors import INTERRUPTED
 
 if TYPE_CHECKING:
-    from ultraedit import Editor
+    from ultraedit.records import Case
 
 
 def edit(
@@ -97,8 +99,18 @@ def edit(
     ] = None,
     author: Author = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and check everything; change nothing.")
+        bool,
+        typer.Option("--dry-run", help="Read and check everything, list faults; change nothing."),
     ] = False,
+    skip_invalid: Annotated[
+        bool,
+        typer.Option(
+            "--skip-invalid",
+            help="Leave records out that cannot be used; they go to OUT.refused.jsonl, with why.",
+        ),
+    ] = False,
+    quiet: Quiet = False,
+    remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Write a file of facts into a model, turn by turn.
@@ -113,6 +125,7 @@ def edit(
         progress_bar,
         progress_bars,
         quiet_libraries,
+        trust_code,
     )
     from ultraedit.data import read_cases
     from ultraedit.errors import InputError
@@ -121,6 +134,8 @@ def edit(
     from ultraedit.saved import check_base
 
     quiet_libraries()
+    if remote_code:
+        trust_code(model)
     step = _number(lr)
     source = _source(model, out, resume)
     own = settings_of(
@@ -146,13 +161,29 @@ def edit(
             editor.pending.active = False
         elif resume and source != model:
             check_base(editor, model, out)
-        count, contradictions = _check_all(editor, read_cases(file, limit=limit))
+        with refusals(None if dry_run else out) as refused:
+            on_fault = refused if skip_invalid or dry_run else None
+            checked = read_cases(file, limit=limit, check=editor.check, on_fault=on_fault)
+            count, contradictions = _count(checked)
+        if dry_run and refused.count and not skip_invalid:
+            return show_faults(file, refused, as_json)
+        if skip_invalid and refused.count and not count:
+            raise InputError(f"{file}: no record can be used; {refused.summary()}")
+
+        def cases() -> Iterator[Case]:
+            """The file once more, less what was refused."""
+            if not refused.count:
+                return read_cases(file, limit=limit)
+            return read_cases(file, limit=limit, check=editor.check, on_fault=lambda fault: None)
+
+        if refused.count and not as_json:
+            note(f"warning: left out {refused.summary()}")
         if contradictions and not as_json:
             note(f"warning: {contradictions}; in one turn both are written, later turns win")
         progress = Progress(file, turn_size, count, lookahead=lookahead)
         if resume and out is not None and storage.is_edited_model(out):
-            edits = (case.edit for case in read_cases(file, limit=limit))
-            progress = resumed(runs_of(editor, out), progress, edits)
+            written = (case.edit for case in cases())
+            progress = resumed(runs_of(editor, out), progress, written)
         progress = progress.resolved()
         begun = progress.records
         summary: dict[str, Any] = {
@@ -160,16 +191,16 @@ def edit(
             "method": editor.method.info.name, "modules": editor.modules,
             "resumed_at": begun if resume else None,
             "edits": count - begun, "turns": -(-(count - begun) // turn_size),
-            "contradictions": contradictions, "out": None if out is None else str(out),
+            "refused": refused.count, "contradictions": contradictions,
+            "out": None if out is None else str(out),
         }  # fmt: skip
         if dry_run:
             return show_plan(summary | {"dry_run": True}, editor, turn_size, as_json)
         if editor.method.info.prepares and not editor.turns and not as_json:
             note(f"before the first turn: {editor.method.info.prepares}")
-        cases = islice(read_cases(file, limit=limit), progress.window_start, None)
-        edits = (case.edit for case in cases)
+        edits = (case.edit for case in islice(cases(), progress.window_start, None))
         with (
-            progress_bars(as_json) as bar,
+            progress_bars(as_json or quiet) as bar,
             bar("editing", count - begun) as advance,
             interruptible() as interrupted,
         ):
@@ -189,9 +220,9 @@ def edit(
             raise outcome.failure
         report = None
         if not interrupted() and (evaluate or (evaluate is None and out is None)):
-            with progress_bar("evaluating", count, as_json) as advance:
+            with progress_bar("evaluating", count, as_json or quiet) as advance:
                 report = editor.evaluate(
-                    read_cases(file, limit=limit),
+                    cases(),
                     keep_cases=False,
                     on_case=lambda result: advance(1),
                 )
@@ -259,13 +290,11 @@ def _number(lr: str) -> float | str:
         raise InputError(f"--lr is auto or a number, not {lr!r}") from None
 
 
-def _check_all(editor: Editor, cases: Iterator[Any]) -> tuple[int, str]:
-    """Read and encode every record before the first is written; count contradictions."""
+def _count(cases: Iterator[Case]) -> tuple[int, str]:
+    """How many cases there are, and which contradict each other."""
     from ultraedit.data import Contradictions
 
-    count = 0
     seen = Contradictions()
-    for count, case in enumerate(cases, 1):
-        editor.check(case.edit, count)
+    for case in cases:
         seen.add(case)
-    return count, seen.summary() if seen.find() else ""
+    return len(seen), seen.summary() if seen.find() else ""

@@ -2,10 +2,98 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+
+import typer
+
+from ultraedit.errors import InputError
 
 if TYPE_CHECKING:
     from ultraedit import Editor
+    from ultraedit.data import Fault
+
+SHOWN_FAULTS = 20
+
+
+class Refused:
+    """Records that cannot be used: the first ones, counts by kind, and all of them in a file."""
+
+    def __init__(self) -> None:
+        self.first: list[Fault] = []
+        self.kinds: Counter[str] = Counter()
+        self.sink: IO[str] | None = None
+
+    @property
+    def count(self) -> int:
+        return self.kinds.total()
+
+    def __call__(self, fault: Fault) -> None:
+        self.kinds[fault.kind] += 1
+        if len(self.first) < SHOWN_FAULTS:
+            self.first.append(fault)
+        if self.sink is not None:
+            line = {"number": fault.number, "fault": str(fault.error), "record": fault.record}
+            self.sink.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def summary(self) -> str:
+        """One line: how many, and of which kinds."""
+        kinds = "; ".join(f"{count} x {kind}" for kind, count in self.kinds.most_common(5))
+        return f"{_records(self.count)} that cannot be used ({kinds})"
+
+
+@contextmanager
+def refusals(out: Path | None) -> Iterator[Refused]:
+    """What takes faulty records, and writes them beside `out` as `OUT.refused.jsonl`, if given."""
+    from ultraedit.storage.atomic import named_failures
+
+    refused = Refused()
+    if out is None:
+        yield refused
+        return
+    path = out.with_name(f"{out.resolve().name}.refused.jsonl")
+    with TemporaryFile("w+", encoding="utf-8") as sink:
+        refused.sink = sink
+        yield refused
+        refused.sink = None
+        if refused.count:
+            sink.seek(0)
+            with named_failures(path), open(path, "w", encoding="utf-8") as kept:
+                shutil.copyfileobj(sink, kept)
+
+
+def show_faults(file: str, refused: Refused, as_json: bool) -> None:
+    """List what a file's records lack.
+
+    Raises:
+        typer.Exit: always, with the code of bad input.
+    """
+    from ultraedit.cli.console import print_json, show
+
+    if as_json:
+        listed = [{"record": f.number, "fault": str(f.error)} for f in refused.first]
+        print_json({"file": file, "faults": refused.count, "kinds": refused.kinds, "first": listed})
+    else:
+        lines = (f"record {fault.number}: {fault.error}" for fault in refused.first)
+        more = refused.count - len(refused.first)
+        show(
+            f"{file}: {_records(refused.count)} cannot be used",
+            *lines,
+            *([f"... and {more} more"] if more else []),
+            *(f"{count} x {kind}" for kind, count in refused.kinds.most_common()),
+            "--skip-invalid edits the others",
+        )
+    raise typer.Exit(InputError.exit_code)
+
+
+def _records(count: int) -> str:
+    return "1 record" if count == 1 else f"{count} records"
 
 
 def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: bool) -> None:

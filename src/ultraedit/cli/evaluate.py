@@ -19,6 +19,8 @@ from ultraedit.cli.options import (
     Limit,
     Model,
     PerCase,
+    Quiet,
+    RemoteCode,
     TextFile,
 )
 
@@ -50,22 +52,33 @@ def evaluate(
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
+    remote_code: RemoteCode = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Score a model on a file of cases, beside the model it was before editing."""
-    from ultraedit.cli.console import print_json, progress_bar, quiet_libraries, report_table, show
+    from ultraedit.cli.console import (
+        print_json,
+        progress_bar,
+        quiet_libraries,
+        report_table,
+        show,
+        trust_code,
+    )
     from ultraedit.cli.pair import open_pair
     from ultraedit.data import read_cases
     from ultraedit.evaluation.evaluate import evaluate as run
 
     quiet_libraries()
+    if remote_code:
+        trust_code(model)
     pair = open_pair(model, base, chat=chat, dtype=dtype, device=device, device_map=device_map)
     cases: Iterable[Case] = read_cases(file, limit=limit)
     if sample is not None:
         cases = draw(cases, sample)
     with ExitStack() as stack:
         on_case = stack.enter_context(_case_writer(per_case))
-        advance = stack.enter_context(progress_bar("evaluating", sample or limit, as_json))
+        advance = stack.enter_context(progress_bar("evaluating", sample or limit, as_json or quiet))
 
         def each(result: Any) -> None:
             on_case(result)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ultraedit.cli.options import Json
+from ultraedit.cli.options import Json, RemoteCode
 
 
 def export(
@@ -40,15 +40,18 @@ def export(
             " 0.05 if neither this nor --rank is given."
         ),
     ] = None,
+    remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Write an edited model as a plain checkpoint, a small delta, or a LoRA adapter."""
-    from ultraedit.cli.console import quiet_libraries
+    from ultraedit.cli.console import quiet_libraries, trust_code
     from ultraedit.errors import InputError
     from ultraedit.export import FORMATS
     from ultraedit.storage import settle_if_free
 
     quiet_libraries()
+    if remote_code:
+        trust_code(out)
     settle_if_free(Path(out))
     if form not in FORMATS:
         raise InputError(f"there is no format {form!r}; there is {', '.join(FORMATS)}")

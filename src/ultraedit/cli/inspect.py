@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ultraedit.cli.options import Device, Json, MethodName, Model, Modules, TurnSize
+from ultraedit.cli.options import Device, Json, MethodName, Model, Modules, RemoteCode, TurnSize
 
 
 def inspect(
@@ -14,6 +14,7 @@ def inspect(
     modules: Modules = "auto",
     turn_size: TurnSize = 100,
     device: Device = "auto",
+    remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Show which modules would be edited, their shapes, and the memory and disk it will need.
@@ -21,7 +22,7 @@ def inspect(
     Reads the configuration only, so a model of any size is inspected at once.
     """
     from ultraedit import storage
-    from ultraedit.cli.console import print_json, quiet_libraries, show
+    from ultraedit.cli.console import print_json, quiet_libraries, show, trust_code
     from ultraedit.methods.registry import method_class
     from ultraedit.models.load import (
         automatic_dtype,
@@ -40,6 +41,8 @@ def inspect(
     from ultraedit.models.presets import choose_modules, preset_of, published_modules
 
     quiet_libraries()
+    if remote_code:
+        trust_code(model)
     skeleton = load_skeleton(model)
     source = resolve(model)
     storage.settle_if_free(Path(source))

@@ -27,6 +27,14 @@ CasesFile = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not say how far the work is.")]
+RemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with the model. Remembered for an edited model whose code it is.",
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DeviceMap = Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ultraedit.cli.options import Author, Device, DeviceMap, Json, Out
+from ultraedit.cli.options import Author, Device, DeviceMap, Json, Out, RemoteCode
 
 if TYPE_CHECKING:
     from ultraedit.history.undo import Undone
@@ -27,6 +27,7 @@ def undo(
     author: Author = None,
     device: Device = "auto",
     device_map: DeviceMap = None,
+    remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
     """Go back to an earlier turn, bit for bit, or take one edit out of the middle.
@@ -35,7 +36,7 @@ def undo(
     undone like any other.
     """
     from ultraedit import Editor, storage
-    from ultraedit.cli.console import note, print_json, quiet_libraries
+    from ultraedit.cli.console import note, print_json, quiet_libraries, trust_code
     from ultraedit.errors import InputError
     from ultraedit.history.undo import undo_to
     from ultraedit.records import check_text
@@ -48,6 +49,8 @@ def undo(
         check_text(author, "author")
     storage.open_journal(out).close()
     quiet_libraries()
+    if remote_code:
+        trust_code(str(out))
     if to is not None:
         with storage.lock(out):
             undone = undo_to(out, to, author)

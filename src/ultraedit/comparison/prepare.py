@@ -28,6 +28,7 @@ from ultraedit.models.load import (
     resolve,
     resolve_device,
     resolve_dtype,
+    runs_code,
 )
 from ultraedit.models.presets import choose_modules
 from ultraedit.storage.checkpoint import open_checkpoint
@@ -151,7 +152,9 @@ def _encoder(tokenizer: PreTrainedTokenizerBase, options: Options) -> Encoder:
 
 def _tokenizer(model: str) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(resolve(model))
+        return AutoTokenizer.from_pretrained(
+            resolve(model), trust_remote_code=runs_code(model, False)
+        )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"{model} could not be loaded: {cause(error)}") from error
 

@@ -25,11 +25,12 @@ class RecordError(InputError):
     Args:
         message: What is wrong.
         field: Where in the record, if at one field.
+        text: The record as it stands in its file, where it could not be parsed.
     """
 
-    def __init__(self, message: str, field: str = "") -> None:
+    def __init__(self, message: str, field: str = "", text: str | None = None) -> None:
         super().__init__(message)
-        self.field = field
+        self.field, self.text = field, text
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Fault:
     Attributes:
         number: Of the record in its file, from 1.
         error: Why.
-        record: Its fields; None where they cannot be read.
+        record: Its fields; its text where that could not be parsed, or None.
     """
 
     number: int
     error: InputError
-    record: Mapping[str, Any] | None
+    record: Mapping[str, Any] | str | None
 
     @property
     def kind(self) -> str:

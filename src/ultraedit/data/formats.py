@@ -68,7 +68,7 @@ def _numbered(
         except RecordError as error:
             if on_fault is None:
                 raise located(error, name, number) from None
-            on_fault(Fault(number, error, row if isinstance(row, dict) else None))
+            on_fault(Fault(number, error, row if isinstance(row, dict) else error.text))
         else:
             yield number, record
     if not number:
@@ -147,7 +147,7 @@ def _decoded(line: str) -> object:
     try:
         return decode(line)
     except RecordError as error:
-        return error
+        return RecordError(str(error), error.field, line.rstrip("\n"))
 
 
 def _json(path: Path) -> Iterator[object]:

@@ -26,6 +26,7 @@ from ultraedit.models.compute_dtype import compute_dtype
 from ultraedit.models.frozen import loading_options, on_any_processor, parse_place
 from ultraedit.models.named import SOURCES, fetched
 from ultraedit.models.presets import published_modules
+from ultraedit.models.remote_code import is_trusted, trust
 
 DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -121,7 +122,8 @@ def load(
             is `resident`.
         modules: Names what is to be edited, which says which blocks those are; only asked
             where that matters, with a model that has no weights.
-        options: Handed to transformers.
+        options: Handed to transformers; `trust_remote_code=True` runs code that comes with the
+            model, and remembers it, see `models.remote_code`.
 
     Raises:
         InputError: whatever kept transformers from loading it, in one line; the blocks cannot
@@ -133,14 +135,15 @@ def load(
     torch_dtype = resolve_dtype(dtype)
     if held != "resident" and place is None:
         raise InputError(f"device_map and frozen={held!r} exclude each other")
-    remote = options.get("trust_remote_code")
+    asked = bool(options.get("trust_remote_code"))
+    remote = options["trust_remote_code"] = runs_code(name, asked)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=remote)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=remote)
         if torch_dtype == "auto" and place is not None and held == "resident":
             torch_dtype = automatic_dtype(name, config, place)
         if held != "resident" and place is not None:
-            skeleton = load_skeleton(name, trust_remote_code=remote)
+            skeleton = load_skeleton(name, trust_remote_code=asked)
             edited = modules(skeleton)
             own = torch_dtype if isinstance(torch_dtype, torch.dtype) else config.dtype
             options |= loading_options(skeleton, edited, held, place, own)
@@ -150,12 +153,14 @@ def load(
         if "device_map" not in options:
             model.to(place)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise InputError(f"{name} could not be loaded: {_line(error)}") from error
+        raise InputError(_refusal(name, "loaded", error)) from error
     except Exception as error:
         # The tensor reader has an exception class of its own for damaged files.
         if type(error).__name__ != "SafetensorError":
             raise
-        raise InputError(f"{name} could not be loaded: {_line(error)}") from error
+        raise InputError(_refusal(name, "loaded", error)) from error
+    if asked and (folder := local_folder(name)) is not None:
+        trust(folder)
     if "quantization_config" in options:
         if not _has_safetensors(name):
             raise InputError(
@@ -198,10 +203,11 @@ def _safetensors(name: str | os.PathLike[str]) -> list[Path]:
 
 
 def checkpoint_dtype(
-    name: str | os.PathLike[str], *, trust_remote_code: bool | None = None
+    name: str | os.PathLike[str], *, trust_remote_code: bool = False
 ) -> torch.dtype | None:
     """The dtype that a checkpoint's config names for its weights; None where it names none."""
-    config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
+    remote = runs_code(name, trust_remote_code)
+    config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=remote)
     return _named_dtype(config)
 
 
@@ -222,7 +228,7 @@ def automatic_dtype(
 
 
 def load_skeleton(
-    name: str | os.PathLike[str], *, trust_remote_code: bool | None = None
+    name: str | os.PathLike[str], *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """The model without its weights, on the meta device, in the checkpoint's dtype.
 
@@ -230,14 +236,24 @@ def load_skeleton(
         InputError: no configuration of a causal language model there.
     """
     try:
-        config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code)
+        remote = runs_code(name, trust_remote_code)
+        config = AutoConfig.from_pretrained(resolve(name), trust_remote_code=remote)
         dtype = getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                config, dtype=dtype, trust_remote_code=trust_remote_code
-            )
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=remote)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise InputError(f"{name} could not be read: {_line(error)}") from error
+        raise InputError(_refusal(name, "read", error)) from error
+
+
+def runs_code(name: str | os.PathLike[str], asked: bool) -> bool:
+    """Whether a model's own code may be run: it is asked for, or was before; see `remote_code`."""
+    return asked or is_trusted(local_folder(name))
+
+
+def _refusal(name: str | os.PathLike[str], what: str, error: BaseException) -> str:
+    if "trust_remote_code" in str(error):
+        return f"{name} comes with code of its own, which only --trust-remote-code runs"
+    return f"{name} could not be {what}: {_line(error)}"
 
 
 def _line(error: BaseException) -> str:
