@@ -59,6 +59,7 @@ class Bench:
         names: The modules to edit.
         batch_tokens: Padded tokens of one pass over the model; see `encoding.plan`.
         stored: The dtype that edited weights are stored in; the model's own by default.
+        also: How text becomes tokens in the other form that edits have to hold in, if any.
 
     Raises:
         UnsupportedModelError: a module cannot be edited.
@@ -71,9 +72,11 @@ class Bench:
         names: Sequence[str],
         batch_tokens: int,
         stored: torch.dtype | None = None,
+        also: Encoder | None = None,
     ) -> None:
         self.model = model
         self.encoder = encoder
+        self.also = also
         self.batch_tokens = batch_tokens
         self.stored = stored
         self.targets: Mapping[str, Target] = targets(model, names)

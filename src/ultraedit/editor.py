@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ultraedit import saved, storage
 from ultraedit.bench import Bench
 from ultraedit.encoding.subject import check_subject
-from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization, ends_answers
+from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization, chat_mode, ends_answers
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
 from ultraedit.evaluation.report import Report
@@ -44,7 +45,11 @@ class Editor:
         lr: The method's step, or `auto`.
         append_eos: Write end-of-sequence as one more target token; None for `ends_answers`.
         tokenization: `joint` or `published`; see `Encoder`.
-        chat: Wrap prompts in the tokenizer's chat template.
+        chat: In which forms an edit has to hold: `only` in the tokenizer's chat template, `off` for
+            plain text, or `both`, the default where there is a template. Prompts are asked as plain
+            text unless it is `only`.
+        system: The system message in the template; None for the template's own choice.
+        template: Further arguments of the template, as `{"enable_thinking": False}`.
         batch_tokens: Padded tokens of one pass; by default from the free memory.
         check_learned: Whether a turn ends by asking its edits again; a further pass through
             the edited blocks, without which `Turn.learned` is empty.
@@ -70,7 +75,9 @@ class Editor:
         lr: float | str = "auto",
         append_eos: bool | None = None,
         tokenization: Tokenization | None = None,
-        chat: bool | None = None,
+        chat: str | bool | None = None,
+        system: str | None = None,
+        template: Mapping[str, Any] | None = None,
         batch_tokens: int | None = None,
         check_learned: bool = True,
         journal: bool = True,
@@ -79,9 +86,15 @@ class Editor:
         stored: torch.dtype | None = None,
         **settings: Any,
     ) -> None:
-        if append_eos is None:
-            append_eos = ends_answers(tokenizer, bool(chat))
-        encoder = Encoder(tokenizer, append_eos, tokenization or "joint", bool(chat))
+        self.chat = chat_mode(chat, tokenizer)
+
+        if append_eos is None and self.chat != "both":
+            append_eos = ends_answers(tokenizer, self.chat == "only")
+        # Written in both forms, no answer ends: sentences of a chat model go on after it.
+        encoder = Encoder(
+            tokenizer, bool(append_eos), tokenization or "joint", self.chat == "only",
+            system, dict(template or {}),
+        )  # fmt: skip
         if isinstance(method, str):
             method = build(method, lr, settings)
         elif settings or lr != "auto":
@@ -91,7 +104,10 @@ class Editor:
         if batch_tokens is None:
             held = method.state_bytes(shapes_of(model, names))
             batch_tokens = plan_batch_tokens(model, names, held, stored)
-        self.bench = Bench(model, encoder, names, batch_tokens, stored)
+        self.bench = Bench(
+            model, encoder, names, batch_tokens, stored,
+            also=replace(encoder, chat=True) if self.chat == "both" else None,
+        )  # fmt: skip
         self.method = method
         self.bench.query = method.query
         # What routes sees every prompt whole.
@@ -190,12 +206,13 @@ class Editor:
             raise InputError("a turn needs at least one edit")
         began = time.perf_counter()
         texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
+        also = [self._encode_also(edit, place) for place, edit in enumerate(edits, 1)]
         made = make_turn(
-            self.bench, self.method, edits, texts,
+            self.bench, self.method, edits, texts, [text for text in also if text],
             keep_shifts=self.pending.active, check_learned=self.check_learned,
         )  # fmt: skip
         taken = time.perf_counter() - began
-        turn = Turn(self.turns, edits, made.learned, made.passes, taken)
+        turn = Turn(self.turns, edits, made.learned, made.passes, taken, made.learned_also)
         self.turns += 1
         self.edits += len(edits)
         self.pending.add(
@@ -238,6 +255,7 @@ class Editor:
             InputError: the edit cannot be encoded, is too long, or lacks its subject.
         """
         self._encode(edit, place)
+        self._encode_also(edit, place)
 
     def evaluate(self, cases: Iterable[Case | Edit], **options: Any) -> Report:
         """Scores of cases now and before any edit; options as in `evaluation.evaluate`."""
@@ -346,6 +364,18 @@ class Editor:
             if self.method.needs_subject:
                 check_subject(self.bench.encoder, edit, self.method.info.name)
             text = self.bench.encoder.encode(edit.prompt, edit.answers[0])
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from None
+        self.bench.check_length(text, what)
+        return text
+
+    def _encode_also(self, edit: Edit, place: int) -> Encoded | None:
+        """The edit in the other form that it has to hold in, if there is one."""
+        if self.bench.also is None:
+            return None
+        what = f"edit {edit.id or place} in the chat template"
+        try:
+            text = self.bench.also.encode(edit.prompt, edit.answers[0])
         except InputError as error:
             raise InputError(f"{what}: {error}") from None
         self.bench.check_length(text, what)

@@ -131,6 +131,8 @@ class Turn:
         edits: The edits, in the order they were given.
         learned: Per edit, whether the edited model now gives every target token the
             highest probability (teacher-forced); empty where the editor was told not to check.
+        learned_chat: The same in the chat template, where the edits are written in both forms; an
+            answer that holds the target in its first sentence counts as well.
         passes: How often the method solved and applied a shift.
         seconds: Wall-clock seconds of the turn.
     """
@@ -140,3 +142,4 @@ class Turn:
     learned: tuple[bool, ...]
     passes: int
     seconds: float
+    learned_chat: tuple[bool, ...] = ()

@@ -41,7 +41,9 @@ def settings(editor: Editor) -> dict[str, Any]:
         "routed": not editor.method.info.changes_weights,
         "append_eos": encoder.append_eos,
         "tokenization": encoder.tokenization,
-        "chat": encoder.chat,
+        "chat": editor.chat,
+        "system": encoder.system,
+        "template": dict(encoder.template),
         "batch_tokens": editor.bench.batch_tokens,
         "threads": torch.get_num_threads(),
         "dtype": _plain(editor.model.dtype),
@@ -150,7 +152,9 @@ def load(
     folder = folder.resolve()
     storage.settle_if_free(folder)
     digest, snapshot = _read(folder)
-    settings = dict(snapshot.settings)
+    settings = with_forms(snapshot.settings)
+    if isinstance(options.get("chat"), bool):
+        options = {**options, "chat": "only" if options["chat"] else "off"}
     keeping = {k: v for k, v in options.items() if k in _OF_THE_PROCESS}
     refuse_changes(settings, {k: v for k, v in options.items() if k not in keeping})
     batch_tokens = options.get("batch_tokens") or settings["batch_tokens"]
@@ -180,6 +184,8 @@ def load(
         append_eos=settings["append_eos"],
         tokenization=settings["tokenization"],
         chat=settings["chat"],
+        system=settings["system"],
+        template=settings["template"],
         batch_tokens=batch_tokens,
         stored=next(wider, None),
         **keeping,
@@ -210,6 +216,21 @@ def load(
     if digest is None:
         editor.pending.forget()
     return editor
+
+
+def with_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded settings, those of earlier releases in today's words.
+
+    They knew whether prompts were in the template, and had a setting of the method for the other
+    form.
+    """
+    found = {"system": None, "template": {}, **settings}
+    if isinstance(found["chat"], bool):
+        own = dict(found["method_settings"])
+        both = own.pop("chat", False) and not found["chat"]
+        chat = "only" if found["chat"] else None if both else "off"
+        found |= {"method_settings": own, "chat": chat}
+    return found
 
 
 def check_base(editor: Editor, model: str, out: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ultraedit.bench import Bench
+from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import TurnRefusedError
+from ultraedit.evaluation.evaluate import ANSWER_TOKENS
+from ultraedit.evaluation.generation import mentions
 from ultraedit.methods.base import Method, Shifts
 from ultraedit.progress import no_progress
 from ultraedit.records import Edit
@@ -25,11 +28,14 @@ class Made:
         shifts: They themselves, pass by pass, where they are to be kept.
         learned: Per edit, whether every target token is now the likeliest; empty where
             that was not asked.
+        learned_also: The same in the other form that edits have to hold in; empty where there is
+            none.
     """
 
     passes: int
     shifts: list[Shifts]
     learned: tuple[bool, ...]
+    learned_also: tuple[bool, ...]
 
 
 def make_turn(
@@ -37,6 +43,7 @@ def make_turn(
     method: Method,
     edits: Sequence[Edit],
     texts: Sequence[Encoded],
+    also: Sequence[Encoded] = (),
     *,
     keep_shifts: bool,
     check_learned: bool,
@@ -48,6 +55,7 @@ def make_turn(
         method: Its state goes on.
         edits: At least one.
         texts: The same, as tokens.
+        also: The same in the other form that they have to hold in, if there is one.
         keep_shifts: Whether `Made` holds them.
         check_learned: Whether the edits are asked again at the end.
 
@@ -57,11 +65,16 @@ def make_turn(
     """
     state = method.state_dict()
     passes, kept = 0, list[Shifts]()
-    learned: tuple[bool, ...] = ()
+    learned, learned_also = tuple[bool, ...](), tuple[bool, ...]()
+    # A method that knows of no forms gets each as an edit of its own.
+    doubled = bool(also) and not method.info.has_forms
+    given = (*edits, *edits) if doubled else tuple(edits)
     try:
         with refusing_full_memory(bench), bench.transaction():
             with _passes_bar(bench, method, len(edits)) as advance:
-                for shifts in method.passes(bench, edits, texts):
+                for shifts in method.passes(bench, given, (*texts, *also) if doubled else texts):
+                    if doubled:
+                        shifts = _of_edits(shifts, len(edits))
                     _apply(bench, shifts)
                     passes += 1
                     advance(1)
@@ -69,12 +82,36 @@ def make_turn(
                         kept.append(dict(shifts))
             if check_learned:
                 learned = tuple(bool(s.correct.all()) for s in bench.score(texts))
+                learned_also = _hold(bench, edits, also)
     except BaseException:
         bench.forget()
         method.load_state_dict(state)
         raise
-    bench.drop(texts)
-    return Made(passes, kept, learned)
+    bench.drop((*texts, *also))
+    return Made(passes, kept, learned, learned_also)
+
+
+def _of_edits(shifts: Shifts, edits: int) -> Shifts:
+    """Shifts whose rows name the edit that their text is a form of."""
+    found = dict(shifts)
+    for name, shift in shifts.items():
+        if isinstance(shift, LowRank):
+            index = shift.edit_index
+            found[name] = replace(shift, edit_index=torch.where(index < 0, index, index % edits))
+    return found
+
+
+def _hold(bench: Bench, edits: Sequence[Edit], also: Sequence[Encoded]) -> tuple[bool, ...]:
+    """Whether edits hold in the form `also`, teacher-forced or in a free answer.
+
+    A chat model may say `The capital of Australia is Sydney.`, whatever was written.
+    """
+    held = [bool(s.correct[: s.counted].all()) for s in bench.score(also)] if also else []
+    asked = [place for place, known in enumerate(held) if not known]
+    answers = bench.answers([also[place].prompt for place in asked], ANSWER_TOKENS) if asked else []
+    for place, answer in zip(asked, answers, strict=True):
+        held[place] = mentions(answer.text, edits[place].answers)
+    return tuple(held)
 
 
 def _passes_bar(

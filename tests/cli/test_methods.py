@@ -41,8 +41,13 @@ def test_a_record_that_does_not_name_its_subject_is_named(tmp_path):
     )
     done = run("edit", "demo", path, "--method", "memit", "--dry-run")
     assert done.returncode == 2
+    assert "record 2: edit b: its subject 'BP' is not in its prompt 'Who runs Adobe?'" in " ".join(
+        done.stdout.split()
+    )
+    done = run("edit", "demo", path, "--method", "memit")
+    assert done.returncode == 2
     assert done.stderr.strip() == (
-        "error: edit b: its subject 'BP' is not in its prompt 'Who runs Adobe?'"
+        f"error: {path}: edit b: its subject 'BP' is not in its prompt 'Who runs Adobe?'"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ COLUMNS = (
     ("generation", "generated"),
     ("agreement", "agreement"),
     ("agreement_exact", "agreement exact"),
+    ("ends_earlier", "ends earlier"),
     ("routed", "routed"),
 )
 
@@ -108,28 +110,46 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int | None], Bar]]:
 def progress_lines(
     label: str, total: int | None, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int], None]]:
-    """Where nothing can be redrawn: a line at first, then every ten seconds or every tenth.
+    """Where nothing can be redrawn: a line every ten seconds, and at every tenth.
 
-    Tenths that pass within `SHORTEST` seconds of the last line are left out.
+    Tenths that pass within `SHORTEST` seconds of the last line are left out, and so what takes no
+    longer says nothing.
     """
     began = said = clock()
     done = tenth = 0
-    note(f"{label}: begins" if total is None else f"{label}: 0 of {total}")
+    ended = threading.Event()
+
+    def say() -> None:
+        nonlocal said
+        said = clock()
+        taken = said - began
+        if not total:
+            note(f"{label}: {f'{done}, ' if done else ''}{taken:.0f} s")
+            return
+        left = f", about {taken / done * max(total - done, 0):.0f} s left" if done else ""
+        note(f"{label}: {done} of {total}, {taken:.0f} s{left}")
 
     def advance(steps: int) -> None:
-        nonlocal done, said, tenth
+        nonlocal done, tenth
         done += steps
-        now, reached = clock(), 10 * done // total if total else 0
-        if now - said < (SHORTEST if reached > tenth else LONGEST):
-            return
-        said, tenth = now, reached
-        if not total:
-            note(f"{label}: {done}, {now - began:.0f} s")
-            return
-        left = (now - began) / done * max(total - done, 0) if done else 0.0
-        note(f"{label}: {done} of {total}, {now - began:.0f} s, about {left:.0f} s left")
+        reached = 10 * done // total if total else 0
+        if reached > tenth and clock() - said >= SHORTEST:
+            tenth = reached
+            say()
 
-    yield advance
+    def watch() -> None:
+        # One step may take minutes.
+        while not ended.wait(LONGEST):
+            if clock() - said >= LONGEST / 2:
+                say()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -170,7 +190,7 @@ def _change(report: Report, kind: str, metric: str) -> Text:
     before = report.before.get(kind, {}).get(metric)
     if after is None:
         return Text()
-    if before is None or metric.startswith(("agreement", "routed")):
+    if before is None or metric.startswith(("agreement", "ends_earlier", "routed")):
         return Text(f"{after:.3f}", style="bold")
     return Text.assemble(f"{before:.3f} -> ", (f"{after:.3f}", "bold"))
 

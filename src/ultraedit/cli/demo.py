@@ -134,18 +134,16 @@ def perform(
     edits: int, turn_size: int, device: str, model: str | None = None, *, quiet: bool = True
 ) -> Performance:
     """Correct a model with its ready-made cases, ask it, and take the last correction back."""
-    from transformers import AutoTokenizer
 
     from ultraedit import Editor
     from ultraedit.cli.console import progress_bars
     from ultraedit.data import read_cases
     from ultraedit.demo import CASES_FILE, CORRECTIONS_FILE
-    from ultraedit.models.load import resolve
     from ultraedit.models.named import is_fetched
 
     model = model or ("smollm2" if is_fetched("smollm2") else "demo")
-    chat = bool(AutoTokenizer.from_pretrained(resolve(model)).chat_template)
-    editor = Editor.from_pretrained(model, device=device, chat=chat)
+    editor = Editor.from_pretrained(model, device=device)
+    chat = editor.chat == "both"
     file = CASES_FILE if model == "demo" else CORRECTIONS_FILE
     cases = list(read_cases(file, limit=edits))
     with progress_bars(quiet) as editor.bench.progress:
@@ -155,6 +153,7 @@ def perform(
         ]
     plain: list[Asked] = []
     if chat:
+        editor.bench.encoder = replace(editor.bench.encoder, chat=True)
         statements = [statement(case) for case in cases]
         with editor.unedited():
             before = without_template(editor, statements)

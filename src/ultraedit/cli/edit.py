@@ -64,7 +64,20 @@ def edit(
         ),
     ] = None,
     chat: Annotated[
-        bool | None, typer.Option(help="Wrap prompts in the model's chat template, or do not.")
+        str | None,
+        typer.Option(
+            help="In which forms an edit has to hold: only (in the chat template), off (as plain"
+            " text) or both. [default: both, where the model has a template]"
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="The system message in the chat template.")
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Of the chat template, as enable_thinking=false; repeatable."
+        ),
     ] = None,
     batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Padded tokens of one pass; fewer need less memory.")
@@ -141,7 +154,10 @@ def edit(
     own = settings_of(
         settings, {*signature(Editor).parameters, *signature(Editor.from_pretrained).parameters}
     )
-    given: dict[str, Any] = {"journal": journal, "history": history, "author": author}
+    given: dict[str, Any] = {
+        "journal": journal, "history": history, "author": author, "system": system,
+        "template": settings_of(template, (), "--template") if template else None,
+    }  # fmt: skip
     with ExitStack() as stack:
         if out is not None and not dry_run:
             stack.enter_context(storage.lock(out))
@@ -231,6 +247,7 @@ def edit(
             "turns": outcome.turns,
             "learned": outcome.edits - len(outcome.not_learned) if check_learned else None,
             "not_learned": outcome.not_learned,
+            "not_learned_chat": outcome.not_learned_chat if editor.chat == "both" else None,
             "lr": getattr(editor.method, "lr", None),
             "seconds": round(outcome.seconds, 3),
             "interrupted": interrupted(),

@@ -136,6 +136,9 @@ def show_summary(summary: dict[str, Any], report: Any, total: int) -> None:
     lost = summary["not_learned"]
     step = "" if summary["lr"] is None else f", lr {summary['lr']:.3g}"
     learned = "not asked" if summary["learned"] is None else summary["learned"]
+    in_chat = summary["not_learned_chat"]
+    if in_chat is not None and summary["learned"] is not None:
+        learned = f"{learned} as plain text, {summary['edits'] - len(in_chat)} in the chat template"
     show(
         f"edits: {summary['edits']}, turns: {summary['turns']}, learned in their turn:"
         f" {learned}, {summary['seconds']:.1f} s{step}"
@@ -144,6 +147,11 @@ def show_summary(summary: dict[str, Any], report: Any, total: int) -> None:
         show(f"resumed after {summary['resumed_at']} edits that were written before")
     if lost:
         show(f"not learned: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}")
+    if in_chat and summary["learned"] is not None:
+        show(
+            f"not learned in the chat template: {', '.join(in_chat[:10])}"
+            f"{' ...' if len(in_chat) > 10 else ''}"
+        )
     if report is not None:
         show(report_table(report))
     if summary["out"]:

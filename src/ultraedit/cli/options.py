@@ -71,12 +71,15 @@ Settings = Annotated[
 ]
 
 
-def settings_of(given: list[str] | None, taken: Container[str]) -> dict[str, Any]:
-    """What `--set` was given, by name: numbers as numbers, anything else as it stands.
+def settings_of(
+    given: list[str] | None, taken: Container[str], option: str = "--set"
+) -> dict[str, Any]:
+    """What an option was given, by name: numbers as numbers, anything else as it stands.
 
     Args:
         given: NAME=VALUE each.
         taken: Names that are no method's.
+        option: Which one.
 
     Raises:
         InputError: no NAME=VALUE, or a name that is taken.
@@ -85,7 +88,7 @@ def settings_of(given: list[str] | None, taken: Container[str]) -> dict[str, Any
     for pair in given or []:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise InputError(f"--set takes NAME=VALUE, not {pair!r}")
+            raise InputError(f"{option} takes NAME=VALUE, not {pair!r}")
         if name in taken:
             raise InputError(f"--set is for a method's own settings; {name} is none")
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ultraedit import storage
@@ -42,8 +42,10 @@ def open_pair(model: str, base: str | None, *, chat: bool = False, **place: Any)
     """
     routes = False
     if storage.is_edited_model(resolve(model)):
-        editor = Editor.from_pretrained(model, chat=chat or None, **place)
+        editor = Editor.from_pretrained(model, **place)
         bench, tokenizer = editor.bench, editor.tokenizer
+        if chat:
+            bench.encoder = replace(bench.encoder, chat=True)
         routes = not editor.method.info.changes_weights
         if base is None:
             return Pair(bench, editor.unedited, model, routes)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from ultraedit.errors import InputError
 
 Tokenization = Literal["joint", "published"]
+Chat = Literal["only", "both", "off"]
 
 # Scripts written without spaces between words: Thai to Myanmar, Khmer, kana, CJK ideographs.
 _UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF),
@@ -50,12 +51,16 @@ class Encoder:
             behind arXiv:2505.14679 do; SentencePiece then yields a space token that never
             occurs in text.
         chat: Wrap the prompt in the chat template with its generation prompt.
+        system: The system message before the prompt; None for the template's own choice.
+        template: Further arguments of the template, as `enable_thinking`.
     """
 
     tokenizer: PreTrainedTokenizerBase
     append_eos: bool = False
     tokenization: Tokenization = "joint"
     chat: bool = False
+    system: str | None = None
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.tokenization not in ("joint", "published"):
@@ -65,19 +70,24 @@ class Encoder:
         if self.append_eos and self.tokenizer.eos_token_id is None:
             raise InputError("append_eos=True, but the tokenizer has no end-of-sequence token")
 
-    def prompt_ids(self, prompt: str) -> list[int]:
-        """Token ids the model is given before it answers.
+    def prompt_ids(self, prompt: str, begun: str = "") -> list[int]:
+        """Token ids the model is given before it answers, or goes on with an answer it has `begun`.
 
         Raises:
             InputError: the prompt encodes to no token at all.
         """
-        ids = self.token_ids(self.framed(prompt))
+        ids = self.token_ids(self.framed(prompt, begun))
         if not ids:
             raise InputError(f"prompt {prompt!r} encodes to no token")
         return ids
 
-    def encode(self, prompt: str, target: str) -> Encoded:
+    def encode(self, prompt: str, target: str, begun: str = "") -> Encoded:
         """Token ids of prompt and target.
+
+        Args:
+            prompt: The prompt.
+            target: What is to be answered.
+            begun: Words of the answer that stand before the target, in the chat template.
 
         Where the last piece of the prompt and the first of the target merge into one
         token, that token belongs to the target.
@@ -85,11 +95,11 @@ class Encoder:
         Raises:
             InputError: prompt or target encodes to no token.
         """
-        before = self.prompt_ids(prompt)
+        before = self.prompt_ids(prompt, begun)
         if self.tokenization == "published":
             after = self.tokenizer(" " + target, add_special_tokens=False)["input_ids"]
         else:
-            framed, target = self.framed(prompt), target.lstrip(" ")
+            framed, target = self.framed(prompt, begun), target.lstrip(" ")
             whole = self.token_ids(framed + joiner(framed, target) + target)
             boundary = _common_prefix(before, whole)
             before, after = whole[:boundary], whole[boundary:]
@@ -100,14 +110,23 @@ class Encoder:
         eos = [self.tokenizer.eos_token_id] if self.append_eos else []
         return Encoded(tuple(before), tuple(after) + tuple(eos), len(after))
 
-    def framed(self, prompt: str) -> str:
-        """The text a prompt is encoded as: in the chat template, where there is one to use."""
+    def framed(self, prompt: str, begun: str = "") -> str:
+        """The text a prompt is encoded as: in the chat template, where there is one to use.
+
+        Args:
+            prompt: The prompt.
+            begun: What the answer begins with, in the chat template.
+        """
         if not self.chat:
             # A trailing space would be a token of its own, which no answer ever follows.
             return prompt.rstrip(" ")
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        messages = [{"role": "user", "content": prompt}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        framed = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **self.template
         )
+        return f"{framed}{begun.rstrip(' ')}"
 
     def token_ids(self, text: str) -> list[int]:
         """Of framed text, with the special tokens it begins with."""
@@ -118,6 +137,28 @@ class Encoder:
         if len(ids) > 1 and ids[-1] == eos and not self.chat:
             ids.pop()
         return ids
+
+
+def chat_mode(chat: str | bool | None, tokenizer: PreTrainedTokenizerBase) -> Chat:
+    """In which forms an edit has to hold: in the chat template, as plain text, or both.
+
+    Args:
+        chat: `only`, `both`, `off`, or as older programs say it, True or False for `only` or
+            `off`. None is `both` where there is a template.
+        tokenizer: Of the model.
+
+    Raises:
+        InputError: something else, or there is no template.
+    """
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if chat is None:
+        return "both" if has_template else "off"
+    named = {True: "only", False: "off"}.get(chat, chat) if isinstance(chat, bool) else chat
+    if named not in get_args(Chat):
+        raise InputError(f"chat {chat!r} is none of {', '.join(get_args(Chat))}")
+    if named != "off" and not has_template:
+        raise InputError(f"chat={named}, but the tokenizer has no chat template")
+    return cast(Chat, named)
 
 
 def joiner(prompt: str, target: str) -> str:

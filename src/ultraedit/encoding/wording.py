@@ -28,3 +28,11 @@ def other_wording(prompt: str) -> str | None:
 
 def is_question(prompt: str) -> bool:
     return prompt.rstrip().endswith("?")
+
+
+def statement(prompt: str) -> str:
+    """The statement that the prompt's answer completes: the prompt itself if it is no question.
+
+    Empty where no statement is known.
+    """
+    return (other_wording(prompt) or "") if is_question(prompt) else prompt.strip()

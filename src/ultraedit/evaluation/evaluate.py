@@ -212,6 +212,8 @@ def _measure(
         if place in agreed:
             scores["agreement"] = agreed[place].token_accuracy
             scores["agreement_exact"] = float(agreed[place].exact)
+            if answer is not None:
+                scores["ends_earlier"] = float(len(answer.ids) < len(own[place].target))
         measured.append(Measured(scores, answer))
     return measured
 

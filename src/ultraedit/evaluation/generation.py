@@ -183,6 +183,15 @@ def matches(text: str, accepted: Sequence[str]) -> bool:
     return False
 
 
+def mentions(text: str, accepted: Sequence[str]) -> bool:
+    """Whether the first sentence of `text` has an accepted answer in it, as whole words."""
+    for answer in accepted:
+        first = f" {normalise_answer(_first_sentence(text, answer))} "
+        if f" {normalise_answer(answer)} " in first:
+            return True
+    return False
+
+
 def _first_sentence(text: str, answer: str) -> str:
     """`text` up to the first full stop that cannot be part of `answer`."""
     stops = [

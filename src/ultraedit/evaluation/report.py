@@ -78,7 +78,8 @@ class Report:
         before, after: Per kind and metric. `token_accuracy` and `exact_match` are
             teacher-forced, `generation` is the normalised exact match of the free answer;
             under `locality` these are against the reference answer, `agreement` and
-            `agreement_exact` against the unedited model's own answer. `routed` is the share of
+            `agreement_exact` against the unedited model's own answer, and `ends_earlier` is the
+            share of free answers that end before that one does. `routed` is the share of
             questions that a side memory answered, for methods that have one.
         perplexity: `before` and `after`, where a text file was given.
         cases: One result per case, if kept.

@@ -130,7 +130,7 @@ def difference(
     facts = list(facts)
     said = []
     chat = any(
-        storage.read_settings(Path(state.folder))["chat"]
+        storage.read_settings(Path(state.folder))["chat"] in (True, "only")
         for state in (first, second)
         if state.is_edited
     )

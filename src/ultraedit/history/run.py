@@ -159,6 +159,7 @@ class Outcome:
         turns: Turns made.
         seconds: Spent in turns.
         not_learned: Ids of the edits that their own turn did not teach.
+        not_learned_chat: The same in the chat template, where edits are written in both forms.
         failure: What ended it early.
     """
 
@@ -167,6 +168,7 @@ class Outcome:
     edits: int = 0
     seconds: float = 0.0
     not_learned: list[str] = field(default_factory=list)
+    not_learned_chat: list[str] = field(default_factory=list)
     failure: UltraEditError | None = None
 
 
@@ -248,5 +250,10 @@ def _turn(
     # A turn that was not checked teaches nothing about its edits.
     outcome.not_learned += [
         edit.id or "" for edit, learned in zip(batch, turn.learned, strict=False) if not learned
+    ]
+    outcome.not_learned_chat += [
+        edit.id or ""
+        for edit, learned in zip(batch, turn.learned_chat, strict=False)
+        if not learned
     ]
     on_turn(turn)

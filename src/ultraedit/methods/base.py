@@ -50,6 +50,8 @@ class MethodInfo:
         tells_edits_apart: Whether one edit of a turn can be taken back without the others.
         also_at_once: Whether comparisons also show it with all edits in one turn, which no stream
             of edits allows.
+        has_forms: Whether it writes an edit in its other forms by itself, `Workbench.also` among
+            them. To other methods each form is an edit of its own.
         prepares: What happens once, before a first turn, and takes as long as many turns.
         exports: Forms in which an edited model can leave the editor.
     """
@@ -62,6 +64,7 @@ class MethodInfo:
     needs_training: bool = False
     tells_edits_apart: bool = True
     also_at_once: bool = False
+    has_forms: bool = False
     prepares: str = ""
     exports: tuple[str, ...] = ("checkpoint",)
 
@@ -77,6 +80,11 @@ class Workbench(Protocol):
 
     @property
     def encoder(self) -> Encoder: ...
+
+    @property
+    def also(self) -> Encoder | None:
+        """For the other form (the chat template, or none) that edits have to hold in, if any."""
+        ...
 
     @property
     def targets(self) -> Mapping[str, Target]: ...

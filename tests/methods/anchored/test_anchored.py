@@ -56,7 +56,7 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     method = Anchored(AnchoredConfig(passes=1, lr=0.002, threshold=0.9, forms=0))
     editor = Editor(build("llama"), tokenizer, method=method, modules=names)
     bench = editor.bench
-    first = [forms(bench, e, bench.encoder.encode(e.prompt, e.answers[0]), (), 0.9, False)[0]
+    first = [forms(bench, e, bench.encoder.encode(e.prompt, e.answers[0]), (), 0.9)[0]
              for e in EDITS]  # fmt: skip
     parts = [bench.capture_spots([one.text], [one.places]) for one in first]
     metrics = {n: one.metric.double() for n, one in measured(bench, 48, None).items()}
@@ -200,7 +200,6 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits(build, tokenizer, tmp_path
         {"anchors": "many"},
         {"contexts": -1},
         {"forms": 1.5},
-        {"chat": "yes"},
         {"text": 3},
     ],
 )
@@ -220,7 +219,7 @@ def test_a_subject_is_where_an_edit_is_written(build, tokenizer):
     edit = Edit("the capital of france is", "paris", subject="france")
     text = bench.encoder.encode(edit.prompt, "paris")
     behind = ("jazz guitar. ", "who was born. ")
-    found = forms(bench, edit, text, behind, 0.9, True)
+    found = forms(bench, edit, text, behind, 0.9)
     ends = [bench.tokenizer.decode([one.text.ids[one.places[0]]]).strip()[-1:] for one in found]
     # The edit itself, the question that it answers, and behind two beginnings.
     assert ends == ["e"] * 4
@@ -231,9 +230,7 @@ def test_a_subject_is_where_an_edit_is_written(build, tokenizer):
     eos = bench.tokenizer.eos_token_id
     assert [one.text.ids[-1] == eos for one in found] == [True, False, False, False]
     # A first token is never written at.
-    start = forms(
-        bench, Edit("france", "paris"), bench.encoder.encode("france", "paris"), (), 0.9, True
-    )
+    start = forms(bench, Edit("france", "paris"), bench.encoder.encode("france", "paris"), (), 0.9)
     assert all(one.places[0] >= min(1, len(one.text.prompt) - 1) for one in start)
 
 

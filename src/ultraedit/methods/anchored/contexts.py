@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ultraedit.encoding.subject import last_token, subject_or_likely_end
 from ultraedit.encoding.tokenise import Encoded, Encoder
-from ultraedit.encoding.wording import is_question, other_wording
+from ultraedit.encoding.wording import is_question, other_wording, statement
 from ultraedit.errors import InputError
 from ultraedit.evaluation.generation import context_length
 from ultraedit.methods.anchored import derive
@@ -106,7 +106,6 @@ def forms(
     text: Encoded,
     before: Sequence[str],
     threshold: float,
-    chat: bool,
 ) -> list[Form]:
     """The edit's own text first, then its others; one that the model has no room for is left out.
 
@@ -116,36 +115,34 @@ def forms(
         text: The edit, as it was encoded.
         before: Beginnings.
         threshold: The probability that is asked of the edit's own text, and of its other form.
-        chat: Whether there is a form in the chat template where the edit itself is not in it,
-            and one without where it is.
     """
     end = subject_or_likely_end(edit)
     found = [Form(text, (_place(bench.encoder, edit.prompt, end, text),), threshold)]
     answer = edit.answers[0]
-    asked: list[tuple[Encoder, Edit, int, float]] = []
-    templates = chat and bool(getattr(bench.tokenizer, "chat_template", None))
-    if templates:
-        # As an edit that is given in that form would end.
-        other = replace(
-            bench.encoder, chat=not bench.encoder.chat, append_eos=not bench.encoder.chat
-        )
-        asked.append((other, edit, end, threshold))
+    asked: list[tuple[Encoder, Edit, int, float, str]] = []
+    if bench.also is not None:
+        # Chat models answer in sentences. A bare answer in the template would teach them, for all
+        # names, to say two words and to end.
+        begun = statement(edit.prompt) if bench.also.chat else ""
+        asked.append((bench.also, edit, end, threshold, begun))
     behind = min(derive.BEHIND, threshold)
     if (wording := other_wording(edit.prompt)) is not None:
         # A question is asked in the template; what is to be completed stands without one.
-        encoder = replace(bench.encoder, chat=templates and is_question(wording), append_eos=False)
+        ways = [bench.encoder, *([bench.also] if bench.also else [])]
+        fitting = [way for way in ways if way.chat == is_question(wording)]
+        encoder = replace((fitting or ways)[0], append_eos=False)
         reworded = replace(edit, prompt=wording)
-        asked.append((encoder, reworded, subject_or_likely_end(reworded), behind))
+        asked.append((encoder, reworded, subject_or_likely_end(reworded), behind, ""))
     # That the answer ends there is learned in the prompt's own surroundings.
     encoder = replace(bench.encoder, append_eos=False)
     for words in before:
         prompt = words + edit.prompt.lstrip()
         place = end + len(prompt) - len(edit.prompt)
-        asked.append((encoder, replace(edit, prompt=prompt), place, behind))
+        asked.append((encoder, replace(edit, prompt=prompt), place, behind, ""))
     room = context_length(bench.model) or math.inf
-    for encoder, one, end, probability in asked:
+    for encoder, one, end, probability, begun in asked:
         try:
-            own = encoder.encode(one.prompt, answer)
+            own = encoder.encode(one.prompt, answer, begun)
             place = _place(encoder, one.prompt, end, own)
         except InputError:
             # A template that changes the prompt, or joins it with the answer.

@@ -41,8 +41,6 @@ class AnchoredConfig:
             carry an edit further, to prompts in other surroundings.
         forms: How many of an edit's texts a pass reads beside the edit's own, in turn. 0 takes
             half the time, and reworded prompts learn less.
-        chat: Whether an edit is also written in the tokenizer's chat template, if it has one; an
-            edit in the template also without it.
         anchors: How many names the model is held by; `auto` is `derive.anchor_texts`.
         text: A text file that stands for ordinary text instead of what the model draws itself.
             Read before the first turn, also after undoing all.
@@ -54,7 +52,6 @@ class AnchoredConfig:
     passes: int = 12
     contexts: int = 4
     forms: int = 1
-    chat: bool = True
     anchors: int | str = "auto"
     text: str | os.PathLike[str] | None = None
 
@@ -70,8 +67,6 @@ class AnchoredConfig:
             value = getattr(self, name)
             if value is False or (value != 0 and not is_count(value)):
                 raise InputError(f"{name} must be 0 or more, not {value!r}")
-        if not isinstance(self.chat, bool):
-            raise InputError(f"chat must be true or false, not {self.chat!r}")
         if self.anchors != "auto" and not is_count(self.anchors):
             raise InputError(f"anchors must be auto or at least 1, not {self.anchors!r}")
         if isinstance(self.text, os.PathLike):
@@ -94,6 +89,7 @@ class Anchored(Method):
         summary="closed-form passes where a subject ends, held by other names and past edits",
         reference="builds on arXiv:2505.14679 and arXiv:2210.07229",
         prepares="keys of other names and of text are measured, once for a model",
+        has_forms=True,
         exports=("checkpoint", "delta", "lora"),
     )
     Config = AnchoredConfig
@@ -134,7 +130,7 @@ class Anchored(Method):
             state = self.state if self.state.memories else began(bench, self.config)
         state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
         all_forms = [
-            forms(bench, edit, text, state.beginnings, self.config.threshold, self.config.chat)
+            forms(bench, edit, text, state.beginnings, self.config.threshold)
             for edit, text in zip(edits, texts, strict=True)
         ]
         newest = last_of_each(edits)
