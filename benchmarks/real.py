@@ -7,7 +7,8 @@ All edits are made, then all are scored: efficacy, rephrase and locality by toke
 locality is agreement with the unedited model's own greedy continuation, as many tokens as the
 record's answer has), and with --generate by free greedy answers, as plain text and in the chat
 template: how many begin with the answer (of locality: with the unedited model's own, as many
-tokens as above), and how many end by themselves. With --prose FILE, perplexity on that text.
+tokens as above), how many name it in their first sentence ("contains"), how many end by
+themselves, and how many locality answers end earlier than the unedited model's. With --prose FILE, perplexity on that text.
 Seconds are also given in plain forward passes over the texts of one turn. `--single` restores the
 model after every edit. `--save` keeps the edited model of the last method, for `ultraedit ability`.
 """
@@ -31,7 +32,7 @@ import transformers
 from ultraedit import Case, Edit, Editor
 from ultraedit.data import read_cases
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.generation import Answer, normalise_answer
+from ultraedit.evaluation.generation import Answer, mentions, normalise_answer
 from ultraedit.evaluation.perplexity import perplexity
 
 ANSWER_TOKENS = 24
@@ -117,7 +118,13 @@ class Scorer:
                         a.ids[:n] == unedited[p].ids[:n]
                         for a, n, p in zip(free, counts, places, strict=True)
                     ]
+                    earlier = [
+                        len(a.ids) < len(unedited[p].ids) for a, p in zip(free, places, strict=True)
+                    ]
+                    result[f"{kind}_{form}_ends_earlier"] = statistics.mean(earlier)
                 else:
+                    named = [mentions(a.text, ok) for a, (_, ok) in zip(free, mine, strict=True)]
+                    result[f"{kind}_{form}_contains"] = statistics.mean(named)
                     same = [begins(a.text, ok) for a, (_, ok) in zip(free, mine, strict=True)]
                 result[f"{kind}_{form}"] = statistics.mean(same)
                 ended = [len(answer.ids) < ANSWER_TOKENS for answer in free]

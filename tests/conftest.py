@@ -16,6 +16,7 @@ os.environ["ULTRAEDIT_CACHE"] = ""
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -23,9 +24,10 @@ from transformers import PreTrainedTokenizerFast
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WORDS = "the capital of france is paris who was what where in city person born plays jazz guitar"
-OLDER = ("transformers==4.57.3", "tokenizers==0.22.1", "huggingface-hub==0.36.0", "requests",
+RELEASE = "4.57.3"
+OLDER = (f"transformers=={RELEASE}", "tokenizers==0.22.1", "huggingface-hub==0.36.0", "requests",
          "urllib3", "certifi", "charset-normalizer", "idna")  # fmt: skip
-RELEASE_SCRIPT = Path(__file__).with_name("old_transformers.py")
+OPEN_MODEL = Path(__file__).with_name("open_model.py")
 LLAMA_LIKE = {
     "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 4,
     "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2,
@@ -127,47 +129,46 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def older_transformers() -> Path:
-    """The interpreter of an environment with transformers 4.57, built once into the user's cache.
+def older_python() -> Path:
+    """The interpreter of an environment with transformers 4.57, built once in the user's cache.
 
     Torch and the rest are this environment's own. Skips where the packages cannot be had.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = (
-        cache / "ultraedit" / f"test-env-{OLDER[0]}-py{sys.version_info[0]}{sys.version_info[1]}"
-    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ultraedit"
+    folder = cache / f"test-env-{OLDER[0]}-py{sys.version_info.major}{sys.version_info.minor}"
+    cache.mkdir(parents=True, exist_ok=True)
     python = folder / "bin" / "python"
-    if not (folder / "complete").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        installed = subprocess.run(
-            [python, "-m", "pip", "install", "-q", "--no-deps", *OLDER],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        if installed.returncode:
-            shutil.rmtree(folder)
-            pytest.skip(f"{OLDER[0]} cannot be installed: {installed.stderr.strip()[-200:]}")
-        (folder / "complete").touch()
-    packages = next((folder / "lib").glob("python*/site-packages"))
-    # Behind its own packages, so that transformers is the older one.
-    (packages / "zz-current.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
+    with FileLock(cache / f".{folder.name}.lock"):
+        if not (folder / "complete").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            installed = subprocess.run(
+                [python, "-m", "pip", "install", "-q", "--no-deps", *OLDER],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            if installed.returncode:
+                shutil.rmtree(folder)
+                pytest.skip(f"{OLDER[0]} cannot be installed: {installed.stderr.strip()[-200:]}")
+            (folder / "complete").touch()
+        # Behind its own packages, so that transformers is the older one.
+        (packages,) = (folder / "lib").glob("python*/site-packages")
+        (packages / "zz-current.pth").write_text(f"{Path(torch.__file__).parents[1]}\n")
     return python
 
 
 @pytest.fixture(scope="session")
-def run_release():
-    """`run_release(python, folder, texts)`: what that Python's transformers make of a model."""
+def opens_alike(older_python):
+    """`opens_alike(folder, texts)`: whether both releases read and answer texts in the same way."""
 
-    def run(python, folder, texts):
-        done = subprocess.run(
-            [python, RELEASE_SCRIPT, folder, *texts], capture_output=True, text=True
-        )
+    def opened(python, folder, texts):
+        done = subprocess.run([python, OPEN_MODEL, folder, *texts], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        found = json.loads(done.stdout.splitlines()[-1])
-        expected = "4.57.3" if python != sys.executable else transformers.__version__
-        assert found.pop("release") == expected
-        for text in found["texts"]:
-            text["loss"] = pytest.approx(text["loss"], rel=1e-4)
-        return found
+        return json.loads(done.stdout.splitlines()[-1])
 
-    return run
+    def check(folder, texts):
+        old, new = opened(older_python, folder, texts), opened(sys.executable, folder, texts)
+        assert (old.pop("release"), new.pop("release")) == (RELEASE, transformers.__version__)
+        assert old.pop("losses") == pytest.approx(new.pop("losses"), rel=1e-4)
+        assert old == new
+
+    return check

@@ -113,7 +113,7 @@ class Bench:
         self._hold(texts)
         pad, apart = pad_id(self.tokenizer), self.passes.split
         side: PaddingSide = "both" if apart else "right"
-        # Cut texts are differentiated from the cut on; read whole, they are so altogether.
+        # A text that is cut keeps a graph behind the cut only; without cuts it keeps one throughout.
         tokens = self.batch_tokens if apart or not cuts else self._graph_tokens
         return batches_of(texts, tokens, self.device, pad, side, apart, cuts)
 
@@ -203,7 +203,7 @@ class Bench:
         )
 
     def check_length(self, text: Encoded, what: str) -> None:
-        """Refuse a text that the model cannot read whole.
+        """Refuse a text that is longer than the model's context.
 
         Raises:
             InputError: naming `what`.

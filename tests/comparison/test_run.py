@@ -84,7 +84,7 @@ def test_weights_are_rounded_as_they_would_be_saved(
     build, tokenizer, tmp_path, facts, folder, monkeypatch
 ):
     """A bfloat16 checkpoint that the machine computes in float32."""
-    monkeypatch.setattr(compute_dtype, "_seconds", lambda dtype: float(dtype == torch.bfloat16))
+    monkeypatch.setattr(compute_dtype, "multiplies_bfloat16", lambda: False)
     half = tmp_path / "half"
     build("llama").to(torch.bfloat16).save_pretrained(half)
     tokenizer.save_pretrained(half)

@@ -16,23 +16,30 @@ EDITS = [Edit("who plays jazz", "paris"), Edit("what is", "guitar")]
 
 
 @pytest.fixture
-def speeds(monkeypatch):
-    """Seconds of a product by dtype, as on a processor of the test's choice."""
-    seconds = {torch.float32: 2.0, torch.bfloat16: 9.0}
-    monkeypatch.setattr(module, "_seconds", lambda dtype: seconds[dtype])
-    return seconds
+def processor(monkeypatch):
+    """What torch says of the processor, as on one of the test's choice."""
+    capabilities = {"avx512_f": True, "avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    return capabilities
 
 
-def test_a_cpu_computes_bfloat16_only_where_it_is_faster(speeds):
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "arm_bf16"])
+def test_a_cpu_computes_bfloat16_only_with_instructions_for_it(processor, name):
     assert compute_dtype(torch.bfloat16, CPU, 10) == torch.float32
     assert compute_dtype(torch.float16, CPU, 10) == torch.float32
     assert compute_dtype(torch.float32, CPU, 10) == torch.float32
-    speeds[torch.bfloat16] = 0.5
-    assert compute_dtype(torch.bfloat16, CPU, 10) == torch.bfloat16
     assert compute_dtype(torch.bfloat16, torch.device("cuda"), 10) == torch.bfloat16
+    processor[name] = True
+    assert compute_dtype(torch.bfloat16, CPU, 10) == torch.bfloat16
+    assert compute_dtype(torch.float16, CPU, 10) == torch.float32
 
 
-def test_float32_that_does_not_fit_is_not_taken(speeds, monkeypatch):
+def test_a_release_of_torch_that_cannot_tell_computes_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert compute_dtype(torch.bfloat16, CPU, 10) == torch.float32
+
+
+def test_float32_that_does_not_fit_is_not_taken(processor, monkeypatch):
     monkeypatch.setattr(module, "free_bytes", lambda device: 100)
     assert compute_dtype(torch.bfloat16, CPU, 12) == torch.float32
     assert compute_dtype(torch.bfloat16, CPU, 13) == torch.bfloat16
@@ -51,7 +58,9 @@ def saved_weights(folder):
     return {k: v for path in folder.glob("*.safetensors") for k, v in load_file(path).items()}
 
 
-def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(half, speeds, tmp_path):
+def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(
+    half, processor, tmp_path
+):
     whole = Editor.from_pretrained(half, method="ft", lr=1e-3)
     assert whole.model.dtype == torch.float32
     whole.edit(EDITS[:1])
@@ -63,7 +72,7 @@ def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(half,
         assert torch.equal(target.parameter, weights[f"{name}.weight"].float())
     whole.edit(EDITS[1:])
     # On a machine that would choose otherwise.
-    speeds[torch.bfloat16] = 0.5
+    processor["avx512_bf16"] = True
     resumed = Editor.load(tmp_path / "out")
     assert resumed.model.dtype == torch.float32
     resumed.edit(EDITS[1:])
@@ -73,7 +82,7 @@ def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(half,
     assert "edited in float32" in other.read_only
 
 
-def test_what_a_wider_dtype_takes_is_counted(half, speeds):
+def test_what_a_wider_dtype_takes_is_counted(half, processor):
     editor = Editor.from_pretrained(half, method="ft", lr=1e-3)
     held = editor.bench.masters.values()
     parts = edit_memory(editor.model, editor.modules, 10, stored=editor.bench.stored)
@@ -87,7 +96,7 @@ def test_what_a_wider_dtype_takes_is_counted(half, speeds):
     assert shown["memory"]["weights"] == sum(p.nbytes for p in editor.model.parameters())
 
 
-def test_back_to_the_unedited_model(half, speeds):
+def test_back_to_the_unedited_model(half, processor):
     editor = Editor.from_pretrained(half, method="ft", lr=1e-2)
     before = editor.ask("who plays jazz")
     original = {name: t.parameter.clone() for name, t in editor.bench.targets.items()}

@@ -64,7 +64,7 @@ class _Each:
 
 @contextmanager
 def watched_prompts(progress: Progress) -> Iterator[None]:
-    """Inside, the harness's one bar that cannot be switched off is told instead of drawn."""
+    """Report the harness's one progress bar that cannot be switched off to `progress` instead."""
     from lm_eval.api import task as module
 
     own = getattr(module, "tqdm", None)

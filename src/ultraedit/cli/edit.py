@@ -128,8 +128,8 @@ def edit(
 ) -> None:
     """Write a file of facts into a model, turn by turn.
 
-    Saved after every turn: interrupted or killed, it is gone on with by --resume. The first
-    interrupt lets the running turn end.
+    The model is saved after every turn. --resume continues a run that was interrupted or killed.
+    The first interrupt lets the current turn finish.
     """
     from ultraedit import Editor, storage
     from ultraedit.cli.console import (

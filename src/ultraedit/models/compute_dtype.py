@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from ultraedit.models.batch_plan import free_bytes
 
-# One side of a measured product: an MLP of a small model over a few hundred tokens.
-TOKENS, WIDTH, ROUNDS = 128, 768, 7
+# Instructions that multiply bfloat16 matrices, by their names in `torch.cpu.get_capabilities`.
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 # Of the free memory, what float32 weights may take; the rest is for the pass and the method.
 SHARE = 0.5
 
 
 def compute_dtype(stored: torch.dtype, device: torch.device, parameters: int) -> torch.dtype:
-    """float32 on a CPU, unless the checkpoint is in bfloat16 and the CPU is much faster with that.
+    """float32 on a CPU, unless the checkpoint is in bfloat16 and the CPU has instructions for it.
+
+    The choice is read off the processor and never timed: a timed choice can differ between two
+    runs of one command, and then so do their weights.
 
     Many processors have no instructions for bfloat16, and hardly any for float16: without them
     a product takes several times as long as in float32, and is less exact.
@@ -30,18 +31,14 @@ def compute_dtype(stored: torch.dtype, device: torch.device, parameters: int) ->
     free = free_bytes(device)
     if free is not None and 4 * parameters > SHARE * free:
         return stored
-    # A wide margin, so that the choice does not depend on what else the machine is doing.
-    if stored == torch.bfloat16 and 2 * _seconds(stored) < _seconds(torch.float32):
+    if stored == torch.bfloat16 and multiplies_bfloat16():
         return stored
     return torch.float32
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """The shortest time of one product; a few milliseconds in all."""
-    left, right = torch.ones(TOKENS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
-    taken = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        left @ right
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has such instructions; False where torch is too old to tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in BFLOAT16)

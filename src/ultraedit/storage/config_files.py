@@ -71,7 +71,7 @@ def save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """
     with _refusals_named():
         tokenizer.save_pretrained(folder)
-    write_for_older_releases(folder)
+    name_older_tokenizer(folder)
     _sync(folder)
 
 
@@ -107,7 +107,7 @@ def save_config(
         config.save_pretrained(folder)
         if model.can_generate() and model.generation_config is not None:
             model.generation_config.save_pretrained(folder)
-    write_for_older_releases(folder)
+    add_older_names(folder)
     _sync(folder)
 
 
@@ -131,28 +131,37 @@ def _is_remote_code(model: PreTrainedModel) -> bool:
     return getattr(type(model), "_auto_class", None) is not None
 
 
-def write_for_older_releases(folder: Path) -> None:
-    """Let transformers 4, and what was built on it, read a config and tokenizer that 5 has written.
+def add_older_names(folder: Path) -> None:
+    """Add the names that transformers 4 reads to a config that transformers 5 has written.
 
-    Adds the older names of the rotary base and of the dtype to the config, and names a class of
-    tokenizer that both know; what 5 reads stays as it is.
+    These are the names of the rotary base and of the dtype. What transformers 5 reads stays.
+
+    Raises:
+        InputError: there is no config, or it cannot be read.
     """
-    path = folder / CONFIG
-    if path.is_file():
-        config = config_of(folder)
-        older = _older_rope(config.get("rope_parameters")) | (
-            {"torch_dtype": config["dtype"]} if isinstance(config.get("dtype"), str) else {}
-        )
-        _write_json(path, {**older, **config})
+    config = config_of(folder)
+    older = _older_rope(config.get("rope_parameters"))
+    if isinstance(config.get("dtype"), str):
+        older["torch_dtype"] = config["dtype"]
+    _write_json(folder / CONFIG, {**older, **config})
+
+
+def name_older_tokenizer(folder: Path) -> None:
+    """Name a tokenizer class that transformers 4 has too, where transformers 5 names its own.
+
+    Raises:
+        InputError: the tokenizer's config cannot be read.
+    """
     path = folder / "tokenizer_config.json"
-    if path.is_file():
-        config = _parsed(path, _text(path))
-        if config.get("tokenizer_class") == "TokenizersBackend":
-            config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        if isinstance(extra := config.get("extra_special_tokens"), list):
-            config["additional_special_tokens"] = extra
-            del config["extra_special_tokens"]
-        _write_json(path, config)
+    if not path.is_file():
+        return
+    config = _parsed(path, _text(path))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        # transformers 4 expects a mapping under this name, and a list under the older one.
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    _write_json(path, config)
 
 
 def _older_rope(parameters: object) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""What the model in a folder answers and how texts are read, under any release of transformers.
+"""What a folder's model answers and how its texts are read, under any release of transformers.
 
-Prints JSON: for each text the tokens, the loss and the greedy continuation; and the text that
-the chat template makes of a question, where there is one.
+    python tests/open_model.py FOLDER TEXT...
+
+Prints JSON: the release, and for every text its tokens, its loss and its greedy continuation; and
+what the chat template makes of a question, where there is one.
 """
 
 import json
@@ -13,27 +15,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def main(folder: str, *texts: str) -> None:
+    # transformers 5 calls it dtype, and reads the older name as well.
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = []
+    tokens, losses, answers = [], [], []
     for text in texts:
         inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        ids = inputs["input_ids"]
         with torch.no_grad():
-            loss = model(**inputs, labels=inputs["input_ids"]).loss
+            losses.append(model(**inputs, labels=ids).loss.item())
             answer = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        length = inputs["input_ids"].shape[1]
-        found.append(
-            {
-                "tokens": inputs["input_ids"][0].tolist(),
-                "loss": loss.item(),
-                "answer": answer[0, length:].tolist(),
-            }
-        )
+        tokens.append(ids[0].tolist())
+        answers.append(answer[0, ids.shape[1] :].tolist())
     chat = None
     if tokenizer.chat_template:
         question = [{"role": "user", "content": "Who?"}]
         chat = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-    print(json.dumps({"release": transformers.__version__, "texts": found, "chat": chat}))
+    found = {"tokens": tokens, "losses": losses, "answers": answers, "chat": chat}
+    print(json.dumps({"release": transformers.__version__, **found}))
 
 
 if __name__ == "__main__":
