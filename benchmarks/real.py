@@ -8,7 +8,8 @@ locality is agreement with the unedited model's own greedy continuation, as many
 record's answer has), and with --generate by free greedy answers, as plain text and in the chat
 template: how many begin with the answer (of locality: with the unedited model's own, as many
 tokens as above), how many name it in their first sentence ("contains"), how many end by
-themselves, and how many locality answers end earlier than the unedited model's. With --prose FILE, perplexity on that text.
+themselves, and how many locality answers end earlier than the unedited model's. With --prose
+FILE, perplexity on that text.
 Seconds are also given in plain forward passes over the texts of one turn. `--single` restores the
 model after every edit. `--save` keeps the edited model of the last method, for `ultraedit ability`.
 """

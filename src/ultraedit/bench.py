@@ -113,7 +113,7 @@ class Bench:
         self._hold(texts)
         pad, apart = pad_id(self.tokenizer), self.passes.split
         side: PaddingSide = "both" if apart else "right"
-        # A text that is cut keeps a graph behind the cut only; without cuts it keeps one throughout.
+        # Split, a cut text keeps a graph behind its cut only; else it keeps one for all tokens.
         tokens = self.batch_tokens if apart or not cuts else self._graph_tokens
         return batches_of(texts, tokens, self.device, pad, side, apart, cuts)
 

@@ -23,7 +23,7 @@ def processor(monkeypatch):
     return capabilities
 
 
-@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "arm_bf16"])
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "bf16"])
 def test_a_cpu_computes_bfloat16_only_with_instructions_for_it(processor, name):
     assert compute_dtype(torch.bfloat16, CPU, 10) == torch.float32
     assert compute_dtype(torch.float16, CPU, 10) == torch.float32

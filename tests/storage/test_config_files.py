@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from ultraedit import Edit, Editor
 from ultraedit.export import checkpoint
-from ultraedit.storage.config_files import copy_config_files
+from ultraedit.storage.config_files import copy_config_files, save_tokenizer
 
 # As transformers 4 wrote it; 5 writes `rope_parameters` and `dtype` instead, which 4 does not read.
 V4 = {
@@ -141,17 +141,9 @@ def test_a_model_without_files_is_written_for_both_releases(
     opens_alike(tmp_path / "out", [*TEXTS, "who<u>jazz"])
 
 
-def test_a_tokenizer_without_files_leaves_the_bases_config_alone(base, tokenizer, tmp_path):
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
-                 "tokenizer.model"):  # fmt: skip
-        (base / name).unlink()
-    # As transformers 5 names it: what `save_tokenizer` must not rewrite on its way.
-    config = json.loads((base / "config.json").read_text())
-    config["rope_parameters"] = {"rope_theta": config.pop("rope_theta"), "rope_type": "default"}
-    (base / "config.json").write_text(json.dumps(config))
-    model = AutoModelForCausalLM.from_pretrained(base)
-    editor = Editor(model, tokenizer, method="ultraedit", lr=0.01)
-    editor.edit([Edit("the capital of france is", "paris")])
-    editor.save(tmp_path / "out")
-    assert (tmp_path / "out/tokenizer.json").is_file()
-    assert (tmp_path / "out/config.json").read_bytes() == (base / "config.json").read_bytes()
+def test_saving_a_tokenizer_leaves_a_config_that_was_copied_alone(tokenizer, tmp_path):
+    config = json.dumps({"dtype": "float32", "rope_parameters": {"rope_theta": 7e4}})
+    (tmp_path / "config.json").write_text(config)
+    save_tokenizer(tmp_path, tokenizer)
+    assert (tmp_path / "tokenizer.json").is_file()
+    assert (tmp_path / "config.json").read_text() == config
