@@ -127,7 +127,15 @@ def test_a_base_of_transformers_4_stays_readable_by_it(base, tmp_path, form, ope
     [
         ("llama", {"rope_parameters": {"rope_theta": 7e4, "rope_type": "linear", "factor": 4.0}}),
         ("qwen3", {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}}),
-        ("gemma3", {}),
+        (
+            "gemma3",
+            {
+                "rope_parameters": {
+                    "full_attention": {"rope_theta": 5e5, "rope_type": "default"},
+                    "sliding_attention": {"rope_theta": 7e2, "rope_type": "default"},
+                }
+            },
+        ),
         ("gpt2", {}),
     ],
 )
