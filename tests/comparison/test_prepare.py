@@ -76,6 +76,16 @@ def test_a_subject_that_is_not_there_is_named_with_the_method(
         prepare(str(base), str(facts), methods=["ft", "needy"])
 
 
+@pytest.mark.parametrize("name", ["rome", "memit"])
+def test_settings_say_whether_subjects_are_needed(base, facts, name):
+    without = {name: {"fact_token": "last"}}
+    assert [run.name for run in prepare(str(base), str(facts), settings=without).runs].count(name)
+    plan = prepare(str(base), str(facts), methods=[name], settings=without)
+    assert plan.runs[0].settings == without[name]
+    with pytest.raises(InputError, match=f"record 1, field 'subject'.*{name} needs it"):
+        prepare(str(base), str(facts), settings={name: {"fact_token": "subject_last"}})
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

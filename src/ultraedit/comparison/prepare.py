@@ -77,17 +77,17 @@ def prepare(
     kinds = available() if methods is None else _named(methods)
     chosen = {method_class(name).info.name: dict(own) for name, own in (settings or {}).items()}
     skeleton = load_skeleton(model)
-    _check_settings(chosen, kinds, skeleton)
+    built = _built(chosen, kinds, skeleton)
     tokenizer = _tokenizer(model)
     options = _checked(options or Options(), tokenizer)
     survey = Survey(file, _encoder(tokenizer, options), context_length(skeleton))
+    required = [built[name] for name in built if methods is not None or name in chosen]
     for case in read_cases(file, limit=limit):
         survey.add(case)
-        if methods is not None:
-            survey.check_subjects(kind.info for kind in kinds.values())
+        survey.check_subjects(required)
     runs = []
     for name, kind in kinds.items():
-        if methods is None and name not in chosen and not survey.allows(kind.info):
+        if built[name] not in required and not survey.allows(built[name]):
             continue
         own = chosen.get(name, {})
         runs.append(Run(name, name, own))
@@ -113,16 +113,25 @@ def _named(methods: Sequence[str]) -> Kinds:
     return {kind.info.name: kind for kind in kinds}
 
 
-def _check_settings(settings: Settings, kinds: Kinds, skeleton: PreTrainedModel) -> None:
-    for name, given in settings.items():
+def _built(settings: Settings, kinds: Kinds, skeleton: PreTrainedModel) -> dict[str, Method]:
+    """Every method with its settings.
+
+    Raises:
+        InputError: a setting will not do, or belongs to no method that is compared.
+    """
+    for name in settings:
         if name not in kinds:
             raise InputError(f"there are settings for {name}, which is not compared")
+    built = {}
+    for name in kinds:
+        given = settings.get(name, {})
         own = {key: value for key, value in given.items() if key not in BESIDE}
-        kinds[name].with_settings(own)
+        built[name] = kinds[name].with_settings(own)
         if "modules" in given:
             choose_modules(skeleton, str(given["modules"]), kinds[name].modules)
         if not is_count(given.get("batch_tokens", 1)):
             raise InputError(f"batch_tokens must be at least 1, not {given['batch_tokens']!r}")
+    return built
 
 
 def _checked(options: Options, tokenizer: PreTrainedTokenizerBase) -> Options:

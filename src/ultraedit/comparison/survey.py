@@ -9,7 +9,7 @@ from ultraedit.data.faults import RecordError, located
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import questions
-from ultraedit.methods.base import MethodInfo
+from ultraedit.methods.base import Method
 from ultraedit.records import Case
 
 
@@ -46,20 +46,22 @@ class Survey:
         if not case.edit.subject and not self.without_subject:
             self.without_subject = number
 
-    def check_subjects(self, methods: Iterable[MethodInfo]) -> None:
+    def check_subjects(self, methods: Iterable[Method]) -> None:
         """Refuse methods that need a subject which is not there.
 
         Raises:
             InputError: naming record and method.
         """
-        for info in methods:
-            if info.needs_subject and self.without_subject:
-                lack = RecordError(f"is missing; method {info.name} needs it", "subject")
+        for method in methods:
+            if method.needs_subject and self.without_subject:
+                lack = RecordError(f"is missing; method {method.info.name} needs it", "subject")
                 raise located(lack, self.file, self.without_subject)
 
-    def allows(self, info: MethodInfo) -> bool:
+    def allows(self, method: Method) -> bool:
         """Whether a method can run over these cases without anything more."""
-        return not info.needs_training and not (info.needs_subject and self.without_subject)
+        if method.info.needs_training:
+            return False
+        return not (method.needs_subject and self.without_subject)
 
     def _check_lengths(self, case: Case) -> None:
         for question in questions(case, 0, self.encoder):
