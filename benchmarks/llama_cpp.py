@@ -1,12 +1,12 @@
 """Whether llama.cpp answers as transformers does, from an edited model that its converter read.
 
-    pip install xllamacpp
+    pip install xllamacpp sentencepiece
     python benchmarks/llama_cpp.py OUT CONVERTER FILE -o llama_cpp.json
 
 OUT is the folder of an edited model. CONVERTER is `convert_hf_to_gguf.py` in a source tree of
-llama.cpp, with `gguf-py` and `conversion` beside it. The model is converted in float32, so that
-nothing but the two programs' arithmetic differs. FILE holds the edits; their prompts are asked as
-plain text and in the chat template.
+llama.cpp, with `gguf-py` and `conversion` beside it. The model is converted in float32, and keys
+and values are kept in it, so that nothing but the two programs' arithmetic differs. FILE holds
+the edits; their prompts are asked as plain text and in the chat template.
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ def by_llama_cpp(gguf: Path, prompts: list[str], tokens: int) -> tuple[list[str]
     params = xllamacpp.CommonParams()
     params.model.path = str(gguf)
     params.n_ctx = 1024
+    params.verbosity = 0
+    # By default it keeps keys and values in float16.
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     server = xllamacpp.Server(params)
     greedy = {"temperature": 0.0, "max_tokens": tokens}
     plain = [

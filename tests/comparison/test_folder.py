@@ -26,16 +26,24 @@ def test_a_second_process_is_refused(tmp_path):
         pass
 
 
-def test_whoever_inherits_the_lock_holds_it(tmp_path):
+def test_a_run_at_work_holds_the_comparison(tmp_path):
     """A run whose comparison was killed is still at work."""
     with held(tmp_path / "out") as folder:
         write_text(folder.summary, "{}")
-        heir = subprocess.Popen(
-            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(folder.lock,)
-        )
+        home = folder.run("ft")
+        home.path.mkdir(parents=True)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom ultraedit.storage.lock import hold\n"
+        "with hold(Path(sys.argv[1]), Path()): print('held', flush=True); input()"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, home.lock],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout.readline() == "held\n"
     with pytest.raises(UltraEditError, match="in use"), held(tmp_path / "out"):
         pass
-    heir.communicate(b"\n")
+    run.communicate("\n")
     with held(tmp_path / "out"):
         pass
 

@@ -72,20 +72,23 @@ def _perform(options: argparse.Namespace, voice: Voice) -> int:
     from ultraedit.comparison.plan import Plan
     from ultraedit.comparison.run import perform
     from ultraedit.errors import UltraEditError
+    from ultraedit.storage.lock import hold
 
     logging.disable_progress_bar()
     folder = Folder(options.folder)
     plan = Plan.of_json(read_object(folder.summary)["plan"])
+    home = folder.run(options.run)
     try:
-        result = perform(
-            plan,
-            plan.run(options.run),
-            folder.run(options.run),
-            save_seconds=options.save_seconds,
-            keep_model=options.keep_model,
-            stop=lambda: voice.unheard,
-            tell=voice.tell,
-        )
+        with hold(home.lock, home.path):
+            result = perform(
+                plan,
+                plan.run(options.run),
+                home,
+                save_seconds=options.save_seconds,
+                keep_model=options.keep_model,
+                stop=lambda: voice.unheard,
+                tell=voice.tell,
+            )
     except UltraEditError as error:
         voice.fail(str(error))
         return 1

@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "cache"
 
     @property
+    def lock(self) -> Path:
+        """Held by the run's process: it may outlive the comparison that started it."""
+        return self.path / LOCK
+
+    @property
     def errors(self) -> Path:
         """What the run's process had to say for itself."""
         return self.path / "errors.txt"
@@ -56,15 +61,9 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Folder:
-    """The paths of one comparison.
-
-    Attributes:
-        out: The folder.
-        lock: The descriptor that holds it; a process that inherits it holds it too.
-    """
+    """The paths of one comparison."""
 
     out: Path
-    lock: int = -1
 
     @property
     def summary(self) -> Path:
@@ -90,8 +89,6 @@ class Folder:
 def held(out: str | Path) -> Iterator[Folder]:
     """Hold a comparison's folder until the block ends; it is made if it is not there.
 
-    The system gives the lock back when the last process dies that has inherited it.
-
     Raises:
         InputError: `out` is a file, or holds something that is no comparison.
         UltraEditError: another process holds it, or it cannot be created.
@@ -103,10 +100,12 @@ def held(out: str | Path) -> Iterator[Folder]:
         out.mkdir(parents=True, exist_ok=True)
         if created:
             sync_folder(out.parent)
-        stream = open(out / LOCK, "ab")  # noqa: SIM115 - closed below, after the caller's block
-    with stream:
-        hold(stream, out)
-        folder = Folder(out, stream.fileno())
+    with hold(out / LOCK, out):
+        # A run whose comparison was killed goes on until its turn ends.
+        for lock in sorted((out / RUNS).glob(f"*/{LOCK}")):
+            with hold(lock, out):
+                pass
+        folder = Folder(out)
         try:
             yield folder
         finally:

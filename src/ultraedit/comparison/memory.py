@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 _STATUS = Path("/proc/self/status")
@@ -17,8 +16,8 @@ class Memory:
     """Bytes held in the memory of a device.
 
     On a GPU they are what torch's allocator has given out, on a CPU what is resident of this
-    process. Where the system cannot count a peak anew (anything but Linux), it is the peak of
-    the process's whole life.
+    process. A peak can be counted anew on Linux only; elsewhere it is that of the process's whole
+    life (Windows), or what is held when it is asked for.
 
     Args:
         device: Where the model lies.
@@ -27,11 +26,11 @@ class Memory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def held(self) -> int | None:
-        """Bytes held now; None where the system does not say."""
+    def held(self) -> int:
+        """Bytes held now."""
         if self.device.type == "cuda":
             return torch.cuda.memory_allocated(self.device)
-        return _status("VmRSS")
+        return int(psutil.Process().memory_info().rss)
 
     def watch(self) -> None:
         """Count the peak from now on."""
@@ -41,21 +40,13 @@ class Memory:
         with suppress(OSError):
             _CLEAR.write_text("5")
 
-    def peak(self) -> int | None:
+    def peak(self) -> int:
         """The most bytes held since `watch`."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        found = _status("VmHWM")
-        if found is not None:
-            return found
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status(field: str) -> int | None:
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    values = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return int(values[0]) * 1024 if values else None
+        try:
+            lines = _STATUS.read_text().splitlines()
+        except OSError:
+            info = psutil.Process().memory_info()
+            return int(getattr(info, "peak_wset", info.rss))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

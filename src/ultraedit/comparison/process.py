@@ -49,7 +49,7 @@ def carry_out(
     this process dies.
 
     Args:
-        folder: Of the comparison; the process holds it as long as it lives.
+        folder: Of the comparison.
         run: Which.
         save_seconds, keep_model: As in `run.perform`.
         tell: As in `run.perform`.
@@ -71,7 +71,7 @@ def carry_out(
         # In a group of its own: a terminal's interrupt comes here alone, and is handed on.
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
-            process_group=0, pass_fds=(folder.lock,), env=environment,
+            process_group=0, env=environment,
         )  # fmt: skip
         reason, interrupted = _wait(process, tell)
     if home.result.is_file():

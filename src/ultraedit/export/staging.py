@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from ultraedit.errors import InputError, UltraEditError
 from ultraedit.storage.atomic import TEMPORARY, discard, named_failures, sync_folder
@@ -81,11 +81,10 @@ def _workplace(target: Path) -> Iterator[Path]:
         work.mkdir(parents=True, exist_ok=True)
         for path in missing:
             sync_folder(path.parent)
-        with open(work / f"{TEMPORARY}lock", "ab") as stream:
-            if not _holds(stream):
-                raise UltraEditError(f"another process is writing {target}")
+        lock = work / f"{TEMPORARY}lock"
+        with _held(lock, target):
             try:
-                _clear(work, keep=Path(stream.name))
+                _clear(work, keep=lock)
                 yield work
                 finished = True
             finally:
@@ -98,14 +97,19 @@ def _workplace(target: Path) -> Iterator[Path]:
                     path.rmdir()
 
 
-def _holds(stream: BinaryIO) -> bool:
-    """Lock a file, which the system gives back when the process dies."""
+@contextmanager
+def _held(path: Path, target: Path) -> Iterator[None]:
+    """Hold a lock file, which the system gives back when the process dies."""
+    holder = FileLock(path)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The holder before may have deleted the file in the meantime.
-        return os.path.samestat(os.fstat(stream.fileno()), os.stat(stream.name))
-    except (BlockingIOError, FileNotFoundError):
-        return False
+        holder.acquire(timeout=0)
+    except (Timeout, FileNotFoundError) as error:
+        # The holder before may have deleted the folder in the meantime.
+        raise UltraEditError(f"another process is writing {target}") from error
+    try:
+        yield
+    finally:
+        holder.release()
 
 
 def _clear(work: Path, keep: Path) -> None:

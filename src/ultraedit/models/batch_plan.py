@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+import psutil
 import torch
 from transformers import PreTrainedModel
 
@@ -39,7 +39,7 @@ def plan_batch_tokens(
     device: torch.device = holder.weight.device
     tokens = MOST_TOKENS.get(device.type, MOST_TOKENS["cpu"])
     free = free_bytes(device)
-    while names and free is not None and tokens > LEAST_TOKENS:
+    while names and tokens > LEAST_TOKENS:
         # As many edits as fill a batch, should turns be that large.
         edits = max(TURN, MOST_PARTS * tokens // TOKENS_PER_EDIT)
         peak = edit_memory(model, names, edits, device.type, tokens, method, stored=stored)["peak"]
@@ -49,14 +49,9 @@ def plan_batch_tokens(
     return tokens
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that could be given out on the device; None where the system does not say."""
+def free_bytes(device: torch.device) -> int:
+    """Memory that could be given out on the device."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    return int(psutil.virtual_memory().available)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from ultraedit.errors import UltraEditError
 from ultraedit.storage.atomic import named_failures, sync_folder
@@ -34,9 +34,7 @@ def lock(out: str | Path) -> Iterator[None]:
         layout.internal.mkdir(parents=True, exist_ok=True)
         if created:
             sync_folder(out.parent)
-        stream = open(layout.lock, "ab")  # noqa: SIM115 - closed below, after the caller's block
-    with stream:
-        hold(stream, out)
+    with hold(layout.lock, out):
         try:
             yield
         finally:
@@ -44,18 +42,28 @@ def lock(out: str | Path) -> Iterator[None]:
                 _leave_no_trace(layout, created)
 
 
-def hold(stream: BinaryIO, out: Path) -> None:
-    """Lock an open file for this process and those that inherit it.
+@contextmanager
+def hold(path: Path, out: Path) -> Iterator[None]:
+    """Hold a lock file until the block ends; the system gives it back when the process dies.
+
+    Args:
+        path: The file, made if it is not there.
+        out: What it stands for, for messages.
 
     Raises:
-        UltraEditError: another process holds it; `out` is what it stands for.
+        UltraEditError: another process holds it, or it cannot be made.
     """
+    holder = FileLock(path)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        holder.acquire(timeout=0)
+    except Timeout as error:
         raise UltraEditError(f"{out} is in use by another process") from error
     except OSError as error:
         raise UltraEditError(f"cannot lock {out}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        holder.release()
 
 
 def _leave_no_trace(layout: Layout, created: bool) -> None:
