@@ -262,9 +262,12 @@ def test_a_lock_whose_file_is_no_longer_there_is_none(tmp_path, monkeypatch, aga
     # It may be refused; but who holds the lock holds the file that others will find.
     with monkeypatch.context() as patch, suppress(UltraEditError):
         patch.setattr(fcntl, "flock", finish_before)
-        with new_folder(tmp_path / "target", tmp_path / "model"):
-            with path.open("ab") as other, pytest.raises(BlockingIOError):
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (
+            new_folder(tmp_path / "target", tmp_path / "model"),
+            path.open("ab") as other,
+            pytest.raises(BlockingIOError),
+        ):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with new_folder(tmp_path / "target", tmp_path / "model"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
