@@ -27,8 +27,8 @@ import torch
 from shapes import machine
 
 from ultraedit import Edit, Editor
-from ultraedit.core.passes import Passes
 from ultraedit.encoding.tokenise import Encoder
+from ultraedit.forward.passes import Passes
 
 MEASURE_EVERY = 200
 LOOKAHEAD_TURNS = 10
@@ -111,7 +111,7 @@ def run(
     editor: Editor, source: Iterator[Edit], total: int, turn_size: int
 ) -> Iterator[dict[str, Any]]:
     """What was measured so far, every now and then: a run cut short has its results."""
-    bench = editor.bench
+    workbench = editor.workbench
     turns: list[tuple[float, float]] = []
     memory: list[int] = []
     forwards: list[dict[str, float]] = []
@@ -131,10 +131,10 @@ def run(
             count += len(part)
         memory.append(resident_bytes())
         if len(turns) % MEASURE_EVERY == 0 or count >= total:
-            texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in parts[-1]]
-            passes, bench.passes = bench.passes, Passes(bench.model, split=False)
-            walls, owns = zip(*(forward(bench, texts) for _ in range(3)), strict=True)
-            bench.passes = passes
+            texts = [workbench.encoder.encode(e.prompt, e.answers[0]) for e in parts[-1]]
+            passes, workbench.passes = workbench.passes, Passes(workbench.model, split=False)
+            walls, owns = zip(*(forward(workbench, texts) for _ in range(3)), strict=True)
+            workbench.passes = passes
             recent = turns[-LOOKAHEAD_TURNS:]
             forwards.append({
                 "turn": len(turns),
@@ -153,9 +153,9 @@ def run(
             yield {"turns": turns, "memory": memory, "forwards": forwards}
 
 
-def forward(bench: Any, texts: Any) -> tuple[float, float]:
+def forward(workbench: Any, texts: Any) -> tuple[float, float]:
     began = clocks()
-    bench.score(texts)
+    workbench.score(texts)
     return since(began)
 
 
@@ -205,7 +205,7 @@ def main() -> None:
         "demo", method="ultraedit", dtype=arguments.dtype, journal=False,
         check_learned=arguments.check_learned,
     )  # fmt: skip
-    encoder = editor.bench.encoder
+    encoder = editor.workbench.encoder
     source = edits(arguments.facts, arguments.relations, encoder, arguments.most_tokens)
     for measured in run(editor, source, arguments.edits, arguments.turn_size):
         result = {
@@ -217,7 +217,7 @@ def main() -> None:
             "most tokens": arguments.most_tokens,
             "lookahead turns": LOOKAHEAD_TURNS,
             "checked": arguments.check_learned,
-            "finite": editor.bench.is_finite(),
+            "finite": editor.workbench.is_finite(),
             **summary(measured, arguments.turn_size),
         }
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")

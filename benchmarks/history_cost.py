@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from ultraedit import Editor
-from ultraedit.core.apply import shifted
-from ultraedit.core.shift import LowRank
 from ultraedit.data import read_cases
 from ultraedit.demo import CASES_FILE
+from ultraedit.linalg.apply import shifted
+from ultraedit.linalg.shift import LowRank
 from ultraedit.storage import Layout
 from ultraedit.storage.factors import read_factors, write_factors, write_record
 

@@ -22,22 +22,22 @@ from ultraedit import Editor
 from ultraedit.cli.console import quiet_libraries
 from ultraedit.data import read_cases
 from ultraedit.demo import CASES_FILE
-from ultraedit.evaluation.generation import generate_answers
 from ultraedit.export import lora
+from ultraedit.forward.generate import generate_answers
 from ultraedit.models.load import load
 
 RANKS = (4, 8, 16, 32, 64, 128, 256)
 
 
 def ask(model: Any, editor: Editor, prompts: list[str]) -> list[str]:
-    encoder = editor.bench.encoder
+    encoder = editor.workbench.encoder
     said = generate_answers(
         model,
         editor.tokenizer,
         [encoder.prompt_ids(prompt) for prompt in prompts],
         max_new_tokens=16,
         batch_tokens=2048,
-        device=editor.bench.device,
+        device=editor.workbench.device,
     )
     return [answer.text for answer in said]
 

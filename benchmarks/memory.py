@@ -23,7 +23,7 @@ from shapes import machine, random_edits, used_bytes, watched, word_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ultraedit import Editor
-from ultraedit.core.prefix import LOOKAHEAD_EDITS
+from ultraedit.forward.prefix import LOOKAHEAD_EDITS
 from ultraedit.history.run import Progress, write_all
 from ultraedit.models.memory import edit_memory
 
@@ -88,10 +88,12 @@ def measure(name: str, device: torch.device) -> dict[str, Any]:
         return editor
 
     _, peak, editor = watched(device, run)
-    stated = edit_memory(model, editor.modules, turn_size, device.type, editor.bench.batch_tokens)
+    stated = edit_memory(
+        model, editor.modules, turn_size, device.type, editor.workbench.batch_tokens
+    )
     return {
         "what": name, "dtype": dtype, "blocks": config.num_hidden_layers, "turn": turn_size,
-        "batch tokens": editor.bench.batch_tokens, "loaded": loaded, "measured": peak,
+        "batch tokens": editor.workbench.batch_tokens, "loaded": loaded, "measured": peak,
         "stated": stated["peak"], "stated / measured": stated["peak"] / peak if peak else None,
         "parts": stated,
     }  # fmt: skip

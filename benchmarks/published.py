@@ -212,14 +212,14 @@ def main() -> None:
     arguments = parser.parse_args()
     editor = Editor.from_pretrained("demo", method="ultraedit", lr=arguments.lr, append_eos=False)
     cases = read_cases(str(CASES_FILE), limit=100 * arguments.turns)
-    encode = editor.bench.encoder.encode
+    encode = editor.workbench.encoder.encode
     texts = [encode(case.edit.prompt, case.edit.answers[0]) for case in cases]
     with tempfile.TemporaryDirectory() as folder:
         published = Published(editor.model, 0, editor.modules, arguments.lr, Path(folder))
         for start in range(0, len(texts), 100):
             turn = texts[start : start + 100]
             parts = "  ".join(f"{part} {s:.3f}" for part, s in published.edit(turn).items())
-            scored = editor.bench.score(turn)
+            scored = editor.workbench.score(turn)
             learned = sum(bool(one.correct.all()) for one in scored)
             print(f"turn {start // 100 + 1}: {parts}  (seconds); {learned} of {len(turn)} learned")
 

@@ -28,11 +28,11 @@ from rich.table import Table
 from shapes import machine
 
 from ultraedit import Case, Editor
-from ultraedit.bench import Bench
 from ultraedit.cli.console import quiet_libraries
-from ultraedit.core.passes import Passes
 from ultraedit.data.cases import to_case
 from ultraedit.encoding.tokenise import Encoded
+from ultraedit.forward.passes import Passes
+from ultraedit.workbench import ModelWorkbench
 
 TRAINING = Path(__file__).parent.parent / "training" / "demo"
 DEMO = Path(__file__).parent.parent / "src" / "ultraedit" / "demo"
@@ -77,20 +77,20 @@ def run(
         world.folder / "model", method=method, dtype="float32", journal=False,
         check_learned=False, **options,
     )  # fmt: skip
-    bench = editor.bench
-    drawn = bench.sample(TEXTS, TOKENS, OTHER_SEED)
-    before = perplexity(bench, drawn)
-    texts = [bench.encoder.encode(case.edit.prompt, case.edit.answers[0]) for case in cases]
+    workbench = editor.workbench
+    drawn = workbench.sample(TEXTS, TOKENS, OTHER_SEED)
+    before = perplexity(workbench, drawn)
+    texts = [workbench.encoder.encode(case.edit.prompt, case.edit.answers[0]) for case in cases]
     turns, retained, taken = [], [], 0.0
     for start in range(0, count, turn_size):
         began = time.perf_counter()
         turns.append(editor.edit([case.edit for case in cases[start : start + turn_size]]))
         taken += time.perf_counter() - began
-        retained.append(statistics.fmean(s.exact for s in bench.score(texts[:turn_size])))
+        retained.append(statistics.fmean(s.exact for s in workbench.score(texts[:turn_size])))
     report = editor.evaluate(cases, baseline=False, generate=True, keep_cases=False)
 
     def asked(probes: list[tuple[str, str]]) -> dict[str, float]:
-        scored = bench.score([bench.encoder.encode(*probe) for probe in probes])
+        scored = workbench.score([workbench.encoder.encode(*probe) for probe in probes])
         return {
             "token": statistics.fmean(one.token_accuracy for one in scored),
             "exact": statistics.fmean(one.exact for one in scored),
@@ -101,11 +101,11 @@ def run(
         (world.phrasings[fact.relation].questions[0].format(fact.subject), fact.answer)
         for fact in world.others(cases, seed)
     ]
-    bench.passes = Passes(bench.model, split=False)
+    workbench.passes = Passes(workbench.model, split=False)
     forwards = []
     for _ in range(3):
         start = time.perf_counter()
-        bench.score(texts)
+        workbench.score(texts)
         forwards.append(time.perf_counter() - start)
     return {
         "facts": len(world.facts), "edits": count, "turn size": turn_size, "seed": seed,
@@ -114,7 +114,7 @@ def run(
         "near": asked([(probes[0].prompt, probes[0].answers[0]) for probes in kept]),
         "far": asked([(probes[1].prompt, probes[1].answers[0]) for probes in kept]),
         "unedited": asked(others),
-        "perplexity": {"before": before, "after": perplexity(bench, drawn)},
+        "perplexity": {"before": before, "after": perplexity(workbench, drawn)},
         "mean": report.mean(), "mean exact": report.mean("exact_match"),
         "mean free": report.mean("generation"),
         "passes": statistics.fmean(turn.passes for turn in turns),
@@ -124,9 +124,9 @@ def run(
     }  # fmt: skip
 
 
-def perplexity(bench: Bench, texts: list[Encoded]) -> float:
+def perplexity(workbench: ModelWorkbench, texts: list[Encoded]) -> float:
     """exp of the mean loss of a token."""
-    losses = torch.cat([scored.losses for scored in bench.score(texts)])
+    losses = torch.cat([scored.losses for scored in workbench.score(texts)])
     return float(losses.double().mean().exp())
 
 

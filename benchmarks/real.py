@@ -33,8 +33,9 @@ import transformers
 from ultraedit import Case, Edit, Editor
 from ultraedit.data import read_cases
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.generation import Answer, mentions, normalise_answer
+from ultraedit.evaluation.matching import mentions, normalise_answer
 from ultraedit.evaluation.perplexity import perplexity
+from ultraedit.forward.generate import Answer
 
 ANSWER_TOKENS = 24
 PROSE_TOKENS = 8_000
@@ -66,8 +67,8 @@ class Scorer:
     """Scores of cases; made before any edit."""
 
     def __init__(self, editor: Editor, cases: list[Case], generate: bool) -> None:
-        self.bench, self.cases = editor.bench, cases
-        encoder = editor.bench.encoder
+        self.workbench, self.cases = editor.workbench, cases
+        encoder = editor.workbench.encoder
         probes = [{p.kind: p for p in reversed(case.probes)} for case in cases]
         self.asked = {
             "efficacy": [(c.edit.prompt, c.edit.answers) for c in cases],
@@ -98,13 +99,13 @@ class Scorer:
         if form not in self.encoders:
             return []
         ids = [self.encoders[form].prompt_ids(prompt) for prompt, _ in asked]
-        return self.bench.answers(ids, ANSWER_TOKENS)
+        return self.workbench.answers(ids, ANSWER_TOKENS)
 
     def score(self, places: list[int], generate: bool) -> dict[str, float]:
         """Means over the cases at `places`."""
         result = {}
         for kind, texts in self.texts.items():
-            scored = self.bench.score([texts[place] for place in places])
+            scored = self.workbench.score([texts[place] for place in places])
             result[kind] = statistics.mean(one.token_accuracy for one in scored)
             result[f"{kind}_exact"] = statistics.mean(one.exact for one in scored)
         result["mean"] = statistics.mean(result[kind] for kind in self.texts)
@@ -130,13 +131,13 @@ class Scorer:
                 result[f"{kind}_{form}"] = statistics.mean(same)
                 ended = [len(answer.ids) < ANSWER_TOKENS for answer in free]
                 result[f"{kind}_{form}_ended"] = statistics.mean(ended)
-        self.bench.forget()
+        self.workbench.forget()
         return result
 
 
 def prose(editor: Editor, path: Path) -> float | None:
     return perplexity(
-        editor.model, editor.tokenizer, path, device=editor.bench.device, limit=PROSE_TOKENS
+        editor.model, editor.tokenizer, path, device=editor.workbench.device, limit=PROSE_TOKENS
     )
 
 
@@ -154,12 +155,12 @@ def run(arguments: argparse.Namespace, spec: str) -> dict[str, object]:
     sample = scorer.texts["efficacy"][:size]
     timed = []
     for _ in range(4):
-        editor.bench.forget()
+        editor.workbench.forget()
         began = time.perf_counter()
-        editor.bench.score(sample)
+        editor.workbench.score(sample)
         timed.append(time.perf_counter() - began)
     forward = statistics.median(timed[1:])
-    masters = {n: master.copy() for n, master in editor.bench.masters.items()}
+    masters = {n: master.copy() for n, master in editor.workbench.masters.items()}
     turns, results = [], []
     began = time.perf_counter()
     for first in range(0, len(edits), size):
@@ -170,7 +171,7 @@ def run(arguments: argparse.Namespace, spec: str) -> dict[str, object]:
         print(f"{spec}: {first + size} of {len(edits)} edits, {left:.0f} s left", file=sys.stderr)
         if arguments.single:
             results.append(scorer.score([first], arguments.generate))
-            editor.bench.restore(masters)
+            editor.workbench.restore(masters)
             editor.method.load_state_dict({})
     if arguments.single:
         scores = {key: statistics.mean(one[key] for one in results) for key in results[0]}

@@ -48,10 +48,10 @@ def main() -> None:
     quiet_libraries()
     cases = list(read_cases(arguments.file, limit=arguments.n))
     editor = Editor.from_pretrained(arguments.model, method="wise", journal=False)
-    bench, method = editor.bench, editor.method
+    workbench, method = editor.workbench, editor.method
     for case in cases:
         editor.edit([case.edit])
-    (target,) = bench.targets.values()
+    (target,) = workbench.targets.values()
     asked = {"edit": [case.edit.prompt for case in cases]}
     for kind in ("rephrase", "locality"):
         asked[kind] = [p.prompt for case in cases for p in case.probes if p.kind == kind]
@@ -59,13 +59,13 @@ def main() -> None:
     tokens: dict[str, list[Tensor]] = {}
     words: dict[str, list[float]] = {}
     for kind, prompts in asked.items():
-        ids = [tuple(bench.encoder.prompt_ids(prompt)) for prompt in prompts]
+        ids = [tuple(workbench.encoder.prompt_ids(prompt)) for prompt in prompts]
         with method.bypassed():
-            seen = module_inputs(bench, target.module, [Encoded(i, i[-1:], 1) for i in ids])
+            seen = module_inputs(workbench, target.module, [Encoded(i, i[-1:], 1) for i in ids])
         tokens[kind] = lengths(seen, delta)
         for text, found in zip(ids, tokens[kind], strict=True):
             for token, length in zip(text[1:], found.tolist(), strict=True):
-                words.setdefault(bench.tokenizer.decode([token]).strip(), []).append(length)
+                words.setdefault(workbench.tokenizer.decode([token]).strip(), []).append(length)
     scores = {
         "mean over tokens": {k: [float(t.mean()) for t in v] for k, v in tokens.items()},
         "last token": {k: [float(t[-1]) for t in v] for k, v in tokens.items()},

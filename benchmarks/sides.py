@@ -25,11 +25,11 @@ from shapes import (
 )
 
 from ultraedit import Editor
-from ultraedit.core.forward import forward
-from ultraedit.core.passes import Passes
 from ultraedit.encoding.batching import Batch, batches_of
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.teacher_forced import score
+from ultraedit.forward.forward import forward
+from ultraedit.forward.passes import Passes
+from ultraedit.forward.score import score
 
 LR = 1e-6
 TURN = 100
@@ -61,7 +61,7 @@ class Rig:
             self.editors["unchecked"] = Editor(
                 self.model, tokenizer, check_learned=False, **options
             )
-        self.bench = self.editors["ours"].bench
+        self.workbench = self.editors["ours"].workbench
         self.published = Published(self.model, tokenizer.pad_token_id, modules, LR, folder)
         # What the full depth has more of: blocks below the first edited one, others, modules.
         self.frozen = shape.first(FULL) - shape.first(blocks)
@@ -86,12 +86,12 @@ class Rig:
         self.restore()
 
     def encoded(self, edits: Sequence[Any]) -> list[Encoded]:
-        return [self.bench.encoder.encode(edit.prompt, edit.answers[0]) for edit in edits]
+        return [self.workbench.encoder.encode(edit.prompt, edit.answers[0]) for edit in edits]
 
     def restore(self) -> None:
         """The weights as they were made, for every side."""
         for editor in self.editors.values():
-            for master in editor.bench.masters.values():
+            for master in editor.workbench.masters.values():
                 master.set(master.original.float())
 
     def published_passes(self, texts: Sequence[Encoded], gradients: bool = True) -> None:
@@ -124,7 +124,7 @@ class Rig:
 
     def _padded(self, texts: Sequence[Encoded]) -> Iterator[Batch]:
         pad = self.published.pad_id
-        return batches_of(texts, self.bench.batch_tokens, self.device, pad, "right")
+        return batches_of(texts, self.workbench.batch_tokens, self.device, pad, "right")
 
     def plain(self, texts: Sequence[Encoded]) -> None:
         """One pass of the whole model over the texts, padded on one side as little as ours."""
@@ -132,11 +132,11 @@ class Rig:
 
     def _passes(self, texts: Sequence[Encoded], times: Times) -> None:
         """The floor, and our passes with an empty buffer and with a full one."""
-        bench = self.bench
+        workbench = self.workbench
 
         def further() -> None:
-            bench.capture(texts)
-            bench.score(texts)
+            workbench.capture(texts)
+            workbench.score(texts)
 
         @torch.no_grad()
         def everywhere() -> None:
@@ -145,17 +145,17 @@ class Rig:
 
         times["floor"].append(seconds(self.device, lambda: self.plain(texts)))
         times["everywhere"].append(seconds(self.device, everywhere))
-        bench.forget()
-        times["capture"].append(seconds(self.device, lambda: bench.capture(texts)))
-        times["score"].append(seconds(self.device, lambda: bench.score(texts)))
+        workbench.forget()
+        times["capture"].append(seconds(self.device, lambda: workbench.capture(texts)))
+        times["score"].append(seconds(self.device, lambda: workbench.score(texts)))
         times["further"].append(seconds(self.device, further))
-        bench.forget()
+        workbench.forget()
 
     def _depths(self, texts: Sequence[Encoded], times: Times, with_published: bool) -> None:
         """Passes at other depths, for what one block costs."""
 
         def passes(depth: str, gradients: bool) -> None:
-            ours = self.bench.capture if gradients else self.plain
+            ours = self.workbench.capture if gradients else self.plain
             name = "capture" if gradients else "floor"
             if gradients or depth != "here":
                 times[f"{name} {depth}"].append(seconds(self.device, lambda: ours(texts)))
@@ -178,12 +178,12 @@ class Rig:
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """Our passes go through every block inside."""
-        passes, self.bench.passes = self.bench.passes, Passes(self.model)
-        self.bench.passes.checked = True
+        passes, self.workbench.passes = self.workbench.passes, Passes(self.model)
+        self.workbench.passes.checked = True
         try:
             yield
         finally:
-            self.bench.passes = passes
+            self.workbench.passes = passes
 
     @property
     def shallow(self) -> int:

@@ -28,8 +28,8 @@ from ultraedit.data import read_cases
 def run(model: str, cases: list[Case], method: str, options: dict[str, Any]) -> dict[str, Any]:
     """Means over the cases, each edited into the unedited model and asked at once."""
     editor = Editor.from_pretrained(model, method=method, journal=False, **options)
-    bench = editor.bench
-    began = {name: master.copy() for name, master in bench.masters.items()}
+    workbench = editor.workbench
+    began = {name: master.copy() for name, master in workbench.masters.items()}
     state = editor.method.state_dict()
     seconds, means = [], []
     for case in cases:
@@ -37,7 +37,7 @@ def run(model: str, cases: list[Case], method: str, options: dict[str, Any]) -> 
         editor.edit([case.edit])
         seconds.append(time.perf_counter() - start)
         means.append(editor.evaluate([case], baseline=False).after)
-        bench.restore(began)
+        workbench.restore(began)
         editor.method.load_state_dict(state)
 
     def mean(kind: str, metric: str) -> float:

@@ -28,17 +28,17 @@ from shapes import machine
 from torch import nn
 
 from ultraedit import Case, Editor
-from ultraedit.bench import Bench
 from ultraedit.cli.console import quiet_libraries
-from ultraedit.core.positions import Spots, moved
 from ultraedit.data import read_cases
 from ultraedit.encoding.subject import last_token, subject_end
 from ultraedit.encoding.tokenise import Encoded
+from ultraedit.forward.positions import Spots, moved
 from ultraedit.methods.locate.contexts import Located, essence, located
 from ultraedit.methods.locate.keys import at_places
 from ultraedit.methods.locate.value import Search, search
 from ultraedit.models.discover import decoder_blocks
 from ultraedit.records import Edit
+from ultraedit.workbench import ModelWorkbench
 
 # Any length, and steps enough to get there.
 FREE = Search(steps=60, lr=None, clamp=4.0, decay=0.0, kl=0.0, enough=0.05)
@@ -65,21 +65,23 @@ class Asked:
         return spots[where]
 
 
-def asked(bench: Bench, prompt: str, subject: str) -> Asked:
+def asked(workbench: ModelWorkbench, prompt: str, subject: str) -> Asked:
     end = subject_end(prompt, subject)
-    begin = last_token(bench.encoder, prompt, end - len(subject.strip()) + 1)
+    begin = last_token(workbench.encoder, prompt, end - len(subject.strip()) + 1)
     return Asked(
-        tuple(bench.encoder.prompt_ids(prompt)), begin, last_token(bench.encoder, prompt, end)
+        tuple(workbench.encoder.prompt_ids(prompt)),
+        begin,
+        last_token(workbench.encoder, prompt, end),
     )
 
 
-def pairs(bench: Bench, cases: list[Case], count: int) -> list[tuple[Asked, Asked]]:
+def pairs(workbench: ModelWorkbench, cases: list[Case], count: int) -> list[tuple[Asked, Asked]]:
     """The same question about two subjects of as many tokens, which it answers differently."""
     rng = random.Random(0)
     found: list[tuple[Asked, Asked]] = []
     for case in rng.sample(cases, len(cases)):
         edit = case.edit
-        one = asked(bench, edit.prompt, edit.subject or "")
+        one = asked(workbench, edit.prompt, edit.subject or "")
         # Locality probes ask the same question of a subject that the model knows.
         for probe in case.probes:
             frame = edit.prompt.replace(edit.subject or "", "\0")
@@ -89,12 +91,12 @@ def pairs(bench: Bench, cases: list[Case], count: int) -> list[tuple[Asked, Aske
             if not probe.prompt.endswith(tail):
                 continue
             other_subject = probe.prompt[len(head) : len(probe.prompt) - len(tail)]
-            other = asked(bench, probe.prompt, other_subject)
+            other = asked(workbench, probe.prompt, other_subject)
             same = len(one.ids) == len(other.ids) and (one.first, one.last) == (
                 other.first,
                 other.last,
             )
-            if same and answers(bench, [one]) != answers(bench, [other]):
+            if same and answers(workbench, [one]) != answers(workbench, [other]):
                 found.append((one, other))
         if len(found) >= count:
             break
@@ -102,42 +104,46 @@ def pairs(bench: Bench, cases: list[Case], count: int) -> list[tuple[Asked, Aske
 
 
 @torch.no_grad()
-def answers(bench: Bench, questions: list[Asked]) -> list[int]:
+def answers(workbench: ModelWorkbench, questions: list[Asked]) -> list[int]:
     """The likeliest next token of every question."""
     found: dict[int, int] = {}
-    for batch in bench.batches([one.text for one in questions]):
-        best = bench.logits(batch).argmax(-1).tolist()
+    for batch in workbench.batches([one.text for one in questions]):
+        best = workbench.logits(batch).argmax(-1).tolist()
         found |= dict(zip(batch.index.tolist(), best, strict=True))
     return [found[place] for place in range(len(questions))]
 
 
 @torch.no_grad()
-def patched(bench: Bench, block: nn.Module, both: list[tuple[Asked, Asked]], where: str) -> float:
+def patched(
+    workbench: ModelWorkbench, block: nn.Module, both: list[tuple[Asked, Asked]], where: str
+) -> float:
     """The share of pairs in which the first is answered as the second is."""
     hits = 0
     for one, other in both:
         spots = [Located(q.text, place) for q in (one, other) for place in q.places(where)]
-        outputs = at_places(bench, {"block": block}, spots)["block"][1]
+        outputs = at_places(workbench, {"block": block}, spots)["block"][1]
         own, others = outputs.chunk(2)
-        (batch,) = bench.batches([one.text])
+        (batch,) = workbench.batches([one.text])
         places = torch.tensor(one.places(where)) + batch.starts[0]
         with moved(block, Spots(places, batch.width), others - own):
-            said = int(bench.logits(batch).argmax(-1)[0])
-        hits += said == answers(bench, [other])[0]
+            said = int(workbench.logits(batch).argmax(-1)[0])
+        hits += said == answers(workbench, [other])[0]
     return hits / len(both)
 
 
-def sought(bench: Bench, block: nn.Module, edits: list[Edit], token: str) -> dict[str, float]:
+def sought(
+    workbench: ModelWorkbench, block: nn.Module, edits: list[Edit], token: str
+) -> dict[str, float]:
     """Mean loss of the new answers' tokens, and how many edits come under half a nat."""
-    own = [[located(bench, edit, token)] for edit in edits]
-    now = at_places(bench, {"block": block}, [texts[0] for texts in own])["block"][1]
-    change = search(bench, block, now, own, [essence(bench, e, token) for e in edits], FREE)
+    own = [[located(workbench, edit, token)] for edit in edits]
+    now = at_places(workbench, {"block": block}, [texts[0] for texts in own])["block"][1]
+    change = search(workbench, block, now, own, [essence(workbench, e, token) for e in edits], FREE)
     losses = []
     places = [texts[0].place for texts in own]
-    for batch in bench.batches([texts[0].text for texts in own]):
+    for batch in workbench.batches([texts[0].text for texts in own]):
         rows = change[batch.index]
         with torch.no_grad(), moved(block, Spots.of(batch, places), rows):
-            logits = bench.logits(batch).float()
+            logits = workbench.logits(batch).float()
         found = nn.functional.cross_entropy(
             logits, batch.labels[batch.answer_mask], reduction="none"
         )
@@ -158,12 +164,12 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     editor = Editor.from_pretrained(arguments.model, method="ultraedit", journal=False)
-    bench = editor.bench
+    workbench = editor.workbench
     # Every block is looked at, the first one too.
-    bench.passes.prefix = None
-    _, blocks = decoder_blocks(bench.model)
+    workbench.passes.prefix = None
+    _, blocks = decoder_blocks(workbench.model)
     cases = list(read_cases(arguments.file))
-    both = pairs(bench, cases, arguments.pairs)
+    both = pairs(workbench, cases, arguments.pairs)
     edits = [case.edit for case in cases[: arguments.n]]
     rows: list[dict[str, Any]] = []
     for number, block in enumerate(blocks):
@@ -172,9 +178,9 @@ def main() -> None:
             ("prompt's last token", "last"),
         ):  # fmt: skip
             row: dict[str, Any] = {"block": number, "where": where}
-            row["patched"] = patched(bench, block, both, where)
+            row["patched"] = patched(workbench, block, both, where)
             if token:
-                row |= sought(bench, block, edits, token)
+                row |= sought(workbench, block, edits, token)
             rows.append(row)
             print(row, flush=True)
     result = {

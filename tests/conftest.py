@@ -119,7 +119,7 @@ def published_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     `DEFAULT`; a little of the text that it draws before its first turn will do there.
     """
     monkeypatch.setattr("ultraedit.methods.registry.DEFAULT", "ultraedit")
-    monkeypatch.setattr("ultraedit.methods.anchored.derive.anchor_texts", lambda widest: 48)
+    monkeypatch.setattr("ultraedit.methods.anchored.defaults.anchor_texts", lambda widest: 48)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ EDITS = [
 
 
 def masters(editor):
-    return {name: m.copy() for name, m in editor.bench.masters.items()}
+    return {name: m.copy() for name, m in editor.workbench.masters.items()}
 
 
 def same(left, right):
@@ -160,7 +160,7 @@ def test_an_edit_repeated_in_a_turn_and_over_turns_stays_finite(build, tokenizer
     assert all(editor.edit([EDITS[0]] * 3).learned)
     for _ in range(10):
         editor.edit([EDITS[0]] * 3)
-    assert editor.bench.is_finite()
+    assert editor.workbench.is_finite()
     assert len(editor.edit(EDITS[1:]).learned) == 2
 
 
@@ -215,7 +215,7 @@ def test_an_interrupt_on_the_way_to_unedited_brings_the_edits_back(build, tokeni
     editor.edit(EDITS)
     edited = masters(editor)
 
-    serve = type(editor.bench.masters[modules[1]]).serve
+    serve = type(editor.workbench.masters[modules[1]]).serve
     calls = []
 
     def interrupted(self, weight):
@@ -224,7 +224,7 @@ def test_an_interrupt_on_the_way_to_unedited_brings_the_edits_back(build, tokeni
             raise KeyboardInterrupt
         serve(self, weight)
 
-    monkeypatch.setattr(type(editor.bench.masters[modules[1]]), "serve", interrupted)
+    monkeypatch.setattr(type(editor.workbench.masters[modules[1]]), "serve", interrupted)
     with pytest.raises(KeyboardInterrupt), editor.unedited():
         pass
     assert same(masters(editor), edited)
@@ -250,7 +250,7 @@ def test_a_full_device_refuses_the_turn(build, tokenizer, monkeypatch):
         raise torch.OutOfMemoryError("no more")
 
     # The last thing a turn does, when its shifts are applied already.
-    monkeypatch.setattr(editor.bench, "score", full)
+    monkeypatch.setattr(editor.workbench, "score", full)
     with pytest.raises(TurnRefusedError, match="batch_tokens"):
         editor.edit(EDITS)
     assert same(masters(editor), before)

@@ -6,7 +6,7 @@ import pytest
 
 from ultraedit import Edit, Editor
 from ultraedit.cli.console import quiet_libraries
-from ultraedit.evaluation.generation import mentions
+from ultraedit.evaluation.matching import mentions
 from ultraedit.models.named import is_fetched
 
 pytestmark = pytest.mark.skipif(
@@ -31,8 +31,8 @@ def editor():
 
 
 def in_chat(editor, prompt):
-    encoder = replace(editor.bench.encoder, chat=True)
-    (answer,) = editor.bench.answers([encoder.prompt_ids(prompt)], 8)
+    encoder = replace(editor.workbench.encoder, chat=True)
+    (answer,) = editor.workbench.answers([encoder.prompt_ids(prompt)], 8)
     return answer.text
 
 

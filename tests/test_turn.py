@@ -11,7 +11,7 @@ def editor_of(build, tokenizer, **options):
 
 
 def masters(editor):
-    return {name: master.copy() for name, master in editor.bench.masters.items()}
+    return {name: master.copy() for name, master in editor.workbench.masters.items()}
 
 
 def test_an_unchecked_turn_is_the_same_turn(build, tokenizer, tmp_path):
@@ -35,10 +35,10 @@ def test_a_full_device_is_a_refused_turn_that_changes_nothing(build, tokenizer, 
     def full(*args):
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setattr(editor.bench, "score", full)
+    monkeypatch.setattr(editor.workbench, "score", full)
     with pytest.raises(TurnRefusedError, match="fewer batch_tokens"):
         editor.edit(EDITS)
-    monkeypatch.setattr(editor.bench, "look_ahead", full)
+    monkeypatch.setattr(editor.workbench, "look_ahead", full)
     with pytest.raises(TurnRefusedError, match="fewer batch_tokens"):
         editor.look_ahead(EDITS)
     assert all(torch.equal(masters(editor)[name], master) for name, master in before.items())
@@ -51,7 +51,7 @@ def test_edits_looked_ahead_to_are_encoded_once(build, tokenizer, monkeypatch):
     plain = editor_of(build, tokenizer)
     editor.look_ahead(EDITS)
     calls = []
-    monkeypatch.setattr(type(editor.bench.encoder), "encode", lambda *a: calls.append(a))
+    monkeypatch.setattr(type(editor.workbench.encoder), "encode", lambda *a: calls.append(a))
     editor.edit(EDITS)
     monkeypatch.undo()
     assert not calls

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -23,16 +23,17 @@ from ultraedit.storage import Snapshot
 from ultraedit.storage.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
-    from ultraedit.editor import Editor
+    from ultraedit.session import Session
 
 
+Loaded = TypeVar("Loaded", bound="Session")
 # Options that leave the edits themselves as they are.
 _OF_THE_PROCESS = ("journal", "history", "author", "check_learned")
 
 
-def settings(editor: Editor) -> dict[str, Any]:
+def settings(editor: Session) -> dict[str, Any]:
     """Everything but tensors that an editor needs to go on as this one would."""
-    encoder = editor.bench.encoder
+    encoder = editor.workbench.encoder
     config = editor.method.config
     return {
         "method": editor.method.info.name,
@@ -44,7 +45,7 @@ def settings(editor: Editor) -> dict[str, Any]:
         "chat": editor.chat,
         "system": encoder.system,
         "template": dict(encoder.template),
-        "batch_tokens": editor.bench.batch_tokens,
+        "batch_tokens": editor.workbench.batch_tokens,
         "threads": torch.get_num_threads(),
         "dtype": _plain(editor.model.dtype),
         "frozen": editor.frozen,
@@ -56,7 +57,7 @@ def settings(editor: Editor) -> dict[str, Any]:
     }
 
 
-def about(editor: Editor) -> dict[str, Any]:
+def about(editor: Session) -> dict[str, Any]:
     """What a journal says once: what was edited, and how its weights are laid out."""
     return {
         "base": {
@@ -65,12 +66,12 @@ def about(editor: Editor) -> dict[str, Any]:
         },
         "weights": {
             name: {"parameter": target.parameter_name, "transposed": target.transposed}
-            for name, target in editor.bench.targets.items()
+            for name, target in editor.workbench.targets.items()
         },
     }
 
 
-def save(editor: Editor, folder: Path, journal: bool, locked: bool) -> None:
+def save(editor: Session, folder: Path, journal: bool, locked: bool) -> None:
     """`Editor.save`."""
     if editor.read_only:
         raise InputError(editor.read_only)
@@ -103,7 +104,7 @@ def save(editor: Editor, folder: Path, journal: bool, locked: bool) -> None:
         editor.saved_to.add(out)
 
 
-def undo(editor: Editor, to: int | None, edit: str | None, turn: int | None) -> Undone:
+def undo(editor: Session, to: int | None, edit: str | None, turn: int | None) -> Undone:
     """`Editor.undo`."""
     out = editor.pending.latest
     if out is None or not editor.pending.is_saved(out):
@@ -131,13 +132,13 @@ def undo(editor: Editor, to: int | None, edit: str | None, turn: int | None) -> 
     return undone
 
 
-def _undo_edit(editor: Editor, out: Path, edit: str, turn: int | None) -> Undone:
+def _undo_edit(editor: Session, out: Path, edit: str, turn: int | None) -> Undone:
     touched = neighbours(out, edit, turn)
     records = [record for _, record in touched]
-    before = answers(editor.bench, records)
+    before = answers(editor.workbench, records)
     undone = undo_edit(out, edit, turn, editor.pending.author)
     restore(editor, storage.read(out))
-    after = answers(editor.bench, records)
+    after = answers(editor.workbench, records)
     measured = [
         Neighbour(number, record, was, now)
         for (number, record), was, now in zip(touched, before, after, strict=True)
@@ -146,8 +147,8 @@ def _undo_edit(editor: Editor, out: Path, edit: str, turn: int | None) -> Undone
 
 
 def load(
-    cls: type[Editor], folder: Path, options: Mapping[str, Any], place: Mapping[str, Any]
-) -> Editor:
+    cls: type[Loaded], folder: Path, options: Mapping[str, Any], place: Mapping[str, Any]
+) -> Loaded:
     """`Editor.load`."""
     folder = folder.resolve()
     storage.settle_if_free(folder)
@@ -233,7 +234,7 @@ def with_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def check_base(editor: Editor, model: str, out: Path) -> None:
+def check_base(editor: Session, model: str, out: Path) -> None:
     """Whether `model` is what `out` was edited from.
 
     Raises:
@@ -270,10 +271,10 @@ def _plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def snapshot(editor: Editor) -> Snapshot:
+def snapshot(editor: Session) -> Snapshot:
     """The editor as it is now; its tensors are the editor's own, not copies."""
-    masters = editor.bench.masters
-    names = {target.parameter_name: name for name, target in editor.bench.targets.items()}
+    masters = editor.workbench.masters
+    names = {target.parameter_name: name for name, target in editor.workbench.targets.items()}
     return Snapshot(
         served={p: masters[name].served() for p, name in names.items()},
         masters={p: masters[name].master for p, name in names.items()},
@@ -284,10 +285,10 @@ def snapshot(editor: Editor) -> Snapshot:
     )
 
 
-def restore(editor: Editor, snapshot: Snapshot) -> None:
+def restore(editor: Session, snapshot: Snapshot) -> None:
     """Bring weights, masters, originals, statistics and counts back."""
-    for name, target in editor.bench.targets.items():
-        master = editor.bench.masters[name]
+    for name, target in editor.workbench.targets.items():
+        master = editor.workbench.masters[name]
         master.original = snapshot.originals[target.parameter_name].to(master.original.dtype)
         master.set(snapshot.masters[target.parameter_name].to(master.parameter.device))
     editor.method.load_state_dict(snapshot.state)

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ultraedit.bench import Bench
-from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import TurnRefusedError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS
-from ultraedit.evaluation.generation import mentions
+from ultraedit.evaluation.matching import mentions
+from ultraedit.linalg.shift import LowRank
 from ultraedit.methods.base import Method, Shifts
 from ultraedit.progress import no_progress
 from ultraedit.records import Edit
+from ultraedit.workbench import ModelWorkbench
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Made:
 
 
 def make_turn(
-    bench: Bench,
+    workbench: ModelWorkbench,
     method: Method,
     edits: Sequence[Edit],
     texts: Sequence[Encoded],
@@ -51,7 +51,7 @@ def make_turn(
     """Apply what the method yields, pass by pass.
 
     Args:
-        bench: The model, edited in place.
+        workbench: The model, edited in place.
         method: Its state goes on.
         edits: At least one.
         texts: The same, as tokens.
@@ -70,24 +70,26 @@ def make_turn(
     doubled = bool(also) and not method.info.has_forms
     given = (*edits, *edits) if doubled else tuple(edits)
     try:
-        with refusing_full_memory(bench), bench.transaction():
-            with _passes_bar(bench, method, len(edits)) as advance:
-                for shifts in method.passes(bench, given, (*texts, *also) if doubled else texts):
+        with refusing_full_memory(workbench), workbench.transaction():
+            with _passes_bar(workbench, method, len(edits)) as advance:
+                for shifts in method.passes(
+                    workbench, given, (*texts, *also) if doubled else texts
+                ):
                     if doubled:
                         shifts = _of_edits(shifts, len(edits))
-                    _apply(bench, shifts)
+                    _apply(workbench, shifts)
                     passes += 1
                     advance(1)
                     if keep_shifts:
                         kept.append(dict(shifts))
             if check_learned:
-                learned = tuple(bool(s.correct.all()) for s in bench.score(texts))
-                learned_also = _hold(bench, edits, also)
+                learned = tuple(bool(s.correct.all()) for s in workbench.score(texts))
+                learned_also = _hold(workbench, edits, also)
     except BaseException:
-        bench.forget()
+        workbench.forget()
         method.load_state_dict(state)
         raise
-    bench.drop((*texts, *also))
+    workbench.drop((*texts, *also))
     return Made(passes, kept, learned, learned_also)
 
 
@@ -101,30 +103,34 @@ def _of_edits(shifts: Shifts, edits: int) -> Shifts:
     return found
 
 
-def _hold(bench: Bench, edits: Sequence[Edit], also: Sequence[Encoded]) -> tuple[bool, ...]:
+def _hold(
+    workbench: ModelWorkbench, edits: Sequence[Edit], also: Sequence[Encoded]
+) -> tuple[bool, ...]:
     """Whether edits hold in the form `also`, teacher-forced or in a free answer.
 
     A chat model may say `The capital of Australia is Sydney.`, whatever was written.
     """
-    held = [bool(s.correct[: s.counted].all()) for s in bench.score(also)] if also else []
+    held = [bool(s.correct[: s.counted].all()) for s in workbench.score(also)] if also else []
     asked = [place for place, known in enumerate(held) if not known]
-    answers = bench.answers([also[place].prompt for place in asked], ANSWER_TOKENS) if asked else []
+    answers = (
+        workbench.answers([also[place].prompt for place in asked], ANSWER_TOKENS) if asked else []
+    )
     for place, answer in zip(asked, answers, strict=True):
         held[place] = mentions(answer.text, edits[place].answers)
     return tuple(held)
 
 
 def _passes_bar(
-    bench: Bench, method: Method, edits: int
+    workbench: ModelWorkbench, method: Method, edits: int
 ) -> AbstractContextManager[Callable[[int], None]]:
     # A method of one pass makes turns by the thousand; the bar over all of them is enough.
     if method.most_passes == 1:
         return no_progress("", 1)
-    return bench.progress(f"passes over {edits} edits, at most", method.most_passes)
+    return workbench.progress(f"passes over {edits} edits, at most", method.most_passes)
 
 
 @contextmanager
-def refusing_full_memory(bench: Bench) -> Iterator[None]:
+def refusing_full_memory(workbench: ModelWorkbench) -> Iterator[None]:
     """Say what helps where a device's memory is full.
 
     Raises:
@@ -134,15 +140,15 @@ def refusing_full_memory(bench: Bench) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise TurnRefusedError(
-            f"the device ran out of memory at {bench.batch_tokens} tokens a batch;"
+            f"the device ran out of memory at {workbench.batch_tokens} tokens a batch;"
             " the turn is refused, try fewer batch_tokens"
         ) from error
 
 
-def _apply(bench: Bench, shifts: Shifts) -> None:
+def _apply(workbench: ModelWorkbench, shifts: Shifts) -> None:
     for name, shift in shifts.items():
         if not shift.is_finite():
             raise TurnRefusedError(f"the shift of {name} is not finite; the turn is refused")
-    bench.apply(shifts)
-    if not bench.is_finite():
+    workbench.apply(shifts)
+    if not workbench.is_finite():
         raise TurnRefusedError("an edited weight would not be finite; the turn is refused")

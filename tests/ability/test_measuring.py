@@ -58,15 +58,15 @@ def test_the_harness_itself_says_the_same(edited, data):
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    from ultraedit.ability.isolation import isolated
     from ultraedit.ability.sources import READY_MADE
-    from ultraedit.ability.undisturbed import undisturbed
 
     names = ["openbook_qa", "lambada_openai", "triviaqa_sm_sub"]
     report = measure(edited, names, data=data, shots=1)
     configs = [yaml.safe_load((READY_MADE / f"{name}.yaml").read_text()) for name in names]
     for name, config in zip(names, configs, strict=True):
         config["dataset_kwargs"]["data_files"] = {"test": str(data / f"{name}.jsonl")}
-    with undisturbed():
+    with isolated():
         asked = HFLM(pretrained=edited.model, tokenizer=edited.tokenizer, batch_size=3)
         results = simple_evaluate(
             model=asked,

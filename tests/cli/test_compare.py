@@ -293,18 +293,18 @@ def test_a_run_and_its_parts_have_bars_of_their_own(monkeypatch):
 
     monkeypatch.setattr("ultraedit.cli.console.progress_bars", progress_bars)
     rome, ft = Run("rome", "rome"), Run("ft", "ft")
-    with _watched(5, False) as tell:
-        tell(Event(rome, "begins"))
+    with _watched(5, False) as on_progress:
+        on_progress(Event(rome, "begins"))
         for done in (0, 4, 9):
-            tell(Event(rome, "keys", done, 9))
+            on_progress(Event(rome, "keys", done, 9))
         assert drawn[1:] == [["keys", 9, 9, "away"]]
-        tell(Event(rome, "keys", 0, 9))
-        tell(Event(rome, "edits", 3))
-        tell(Event(rome, "edits", 2))
-        tell(Event(rome, "done"))
+        on_progress(Event(rome, "keys", 0, 9))
+        on_progress(Event(rome, "edits", 3))
+        on_progress(Event(rome, "edits", 2))
+        on_progress(Event(rome, "done"))
         assert drawn == [["rome", 10, 5, "away"], ["keys", 9, 9, "away"], ["keys", 9, 0, "away"]]
-        tell(Event(ft, "begins"))
-        tell(Event(ft, "cases", 1))
+        on_progress(Event(ft, "begins"))
+        on_progress(Event(ft, "cases", 1))
     assert drawn[3:] == [["ft", 10, 1, "away"]]
 
 

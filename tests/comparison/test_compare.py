@@ -21,7 +21,7 @@ def inside(monkeypatch):
             self.begun = []
             self.fails = {}
 
-        def __call__(self, folder, run, *, save_seconds, keep_model, tell):
+        def __call__(self, folder, run, *, save_seconds, keep_model, on_progress):
             self.begun.append(run.name)
             plan = Plan.of_json(read_object(folder.summary)["plan"])
             home = folder.run(run.name)
@@ -34,7 +34,7 @@ def inside(monkeypatch):
                 home,
                 save_seconds=save_seconds,
                 keep_model=keep_model,
-                tell=tell,
+                on_progress=on_progress,
             )
             return Ended("done")
 

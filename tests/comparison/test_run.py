@@ -64,7 +64,7 @@ def test_a_run_is_what_an_editor_makes_of_the_edits(
 ):
     plan = plan_of(name.removesuffix("-at-once"))
     told = []
-    result = run_of(plan, name, tell=lambda *event: told.append(event))
+    result = run_of(plan, name, on_progress=lambda *event: told.append(event))
     settings = plan.run(name).settings
     editor, report = by_hand(base, facts, turn_size, method=plan.run(name).method, **settings)
     assert result.report.after == report.after
@@ -92,7 +92,7 @@ def test_weights_are_rounded_as_they_would_be_saved(
     own = folder.run("ft")
     editor, _ = begin(plan, plan.run("ft"), own, TurnLog(own.turns))
     assert editor.model.dtype == torch.float32
-    assert {one.stored for one in editor.bench.masters.values()} == {torch.bfloat16}
+    assert {one.stored for one in editor.workbench.masters.values()} == {torch.bfloat16}
 
 
 def test_what_takes_long_is_told_as_it_goes(plan_of, run_of, write_facts, records):
@@ -100,7 +100,7 @@ def test_what_takes_long_is_told_as_it_goes(plan_of, run_of, write_facts, record
     settings = {"rome": {"prefixes": 0, "steps": 1, "samples": 5000}}
     told = []
     plan = plan_of("rome", file=facts, settings=settings)
-    run_of(plan, "rome", tell=lambda *event: told.append(event))
+    run_of(plan, "rome", on_progress=lambda *event: told.append(event))
     parts = [event for event in told if len(event) == 3]
     ((what, total),) = {(what, total) for what, _, total in parts}
     assert what.startswith("covariance")
@@ -213,7 +213,7 @@ def test_a_stopped_run_has_saved_everything(plan_of, run_of, folder):
     assert run_of(plan, "ultraedit", save_seconds=1e9, stop=lambda: next(answers)) is None
     assert Editor.load(folder.run("ultraedit").model).edits == 4
     told = []
-    result = run_of(plan, "ultraedit", tell=lambda *event: told.append(event))
+    result = run_of(plan, "ultraedit", on_progress=lambda *event: told.append(event))
     assert told[0] == ("edits", 4)
     assert result.cost.turns == 4
 

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from ultraedit.comparison.figures import perplexity, seconds, share, size
+from ultraedit.comparison.formatting import perplexity, seconds, share, size
 from ultraedit.comparison.page import page
 from ultraedit.comparison.table import costs, every_score, scores
 

@@ -4,11 +4,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ultraedit import Edit, Editor
-from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoder, chat_mode
 from ultraedit.encoding.wording import statement
 from ultraedit.errors import InputError
-from ultraedit.evaluation.generation import mentions
+from ultraedit.evaluation.matching import mentions
+from ultraedit.linalg.shift import LowRank
 
 TEMPLATE = (
     "{% if enable_thinking %}what {% endif %}{% for m in messages %}"
@@ -102,8 +102,8 @@ def test_what_is_reported_of_the_template_is_what_the_model_says_there(build, ch
     encoder = Encoder(chatty, chat=True)
     for edit, known in zip(EDITS, turn.learned_chat, strict=True):
         text = encoder.encode(edit.prompt, edit.target)
-        (scored,) = editor.bench.score([text])
-        (free,) = editor.bench.answers([text.prompt], 24)
+        (scored,) = editor.workbench.score([text])
+        (free,) = editor.workbench.answers([text.prompt], 24)
         assert known == (bool(scored.correct.all()) or mentions(free.text, [edit.target]))
 
 
@@ -116,8 +116,8 @@ def test_it_is_recorded_and_gone_on_with(build, chatty, tmp_path):
     editor.save(tmp_path / "out")
     again = Editor.load(tmp_path / "out")
     assert again.chat == "both"
-    assert again.bench.also.framed("jazz") == "what city born who jazz is "
-    assert not again.bench.encoder.chat
+    assert again.workbench.also.framed("jazz") == "what city born who jazz is "
+    assert not again.workbench.encoder.chat
     with pytest.raises(InputError, match="chat='both'"):
         Editor.load(tmp_path / "out", options={"chat": "off"})
 

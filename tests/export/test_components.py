@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ultraedit.core.shift import Dense, LowRank
 from ultraedit.export.components import of_dense, of_factors
 from ultraedit.export.difference import Difference
 from ultraedit.export.history import stacked
 from ultraedit.export.lora import decompose, sufficient_rank
+from ultraedit.linalg.shift import Dense, LowRank
 
 SHAPES = [(24, 40), (40, 24), (32, 32)]
 

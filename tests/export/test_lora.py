@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ultraedit import Edit, Editor, storage
-from ultraedit.core.apply import MasterWeight
 from ultraedit.errors import InputError
 from ultraedit.export import lora
+from ultraedit.linalg.apply import MasterWeight
 
 PROMPTS = torch.tensor([[1, 5, 9, 13, 17], [1, 30, 31, 32, 33]])
 
@@ -31,7 +31,7 @@ def recorded(monkeypatch):
     monkeypatch.setattr(MasterWeight, "add", add)
 
     def of(editor):
-        names = {id(master): name for name, master in editor.bench.masters.items()}
+        names = {id(master): name for name, master in editor.workbench.masters.items()}
         return [{names[id(m)]: shift} for m, shift in shifts if id(m) in names]
 
     return of
@@ -200,7 +200,7 @@ def test_modules_that_changed_less_are_filled_up(edit_model, tmp_path, recorded,
     edited = edit_model("gpt2", n_layer=8)
     first, *others = edited.editor.modules
     assert others
-    master = edited.editor.bench.masters[first]
+    master = edited.editor.workbench.masters[first]
     master.set(master.original.float())
     edited.editor.save(edited.out)
     written = lora.write(edited.out, tmp_path / "lora", rank=6)
@@ -217,7 +217,7 @@ def test_modules_that_changed_less_are_filled_up(edit_model, tmp_path, recorded,
 @pytest.mark.parametrize("rank", [None, 16])
 def test_a_model_that_did_not_change_is_an_adapter_of_rank_one(edit_model, tmp_path, rank):
     edited = edit_model()
-    for master in edited.editor.bench.masters.values():
+    for master in edited.editor.workbench.masters.values():
         master.set(master.original.float())
     edited.editor.save(edited.out)
     written = lora.write(edited.out, tmp_path / "lora", rank=rank)
@@ -243,7 +243,7 @@ def test_the_files_are_what_servers_read(edit_model, tmp_path, name):
         for module in edited.editor.modules
         for part in "AB"
     }
-    for module, target in edited.editor.bench.targets.items():
+    for module, target in edited.editor.workbench.targets.items():
         prefix = f"base_model.model.{module}"
         assert tensors[f"{prefix}.lora_A.weight"].shape == (4, target.d)
         assert tensors[f"{prefix}.lora_B.weight"].shape == (target.e, 4)

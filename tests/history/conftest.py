@@ -27,8 +27,8 @@ def state_of(editor):
         "edits": editor.edits,
         "run": editor.run,
         "state": {k: v.clone() for k, v in editor.method.state_dict().items()},
-        "masters": {n: m.master.clone() for n, m in editor.bench.masters.items()},
-        "served": {n: m.parameter.detach().clone() for n, m in editor.bench.masters.items()},
+        "masters": {n: m.master.clone() for n, m in editor.workbench.masters.items()},
+        "served": {n: m.parameter.detach().clone() for n, m in editor.workbench.masters.items()},
     }
 
 

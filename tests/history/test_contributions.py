@@ -12,7 +12,7 @@ def added(out, editor):
             delta = shift.dense().double()
             total[name] = total.get(name, 0) + delta
     return {
-        name: delta.T if editor.bench.targets[name].transposed else delta
+        name: delta.T if editor.workbench.targets[name].transposed else delta
         for name, delta in total.items()
     }
 
@@ -23,8 +23,8 @@ def test_they_add_up_to_what_was_changed(told, undo):
     if undo:
         editor.undo(**undo)
     found = added(out, editor)
-    assert found.keys() == editor.bench.masters.keys()
-    for name, master in editor.bench.masters.items():
+    assert found.keys() == editor.workbench.masters.keys()
+    for name, master in editor.workbench.masters.items():
         change = master.master.double() - master.original.double()
         assert change.norm() > 0
         assert (found[name] - change).norm() < 1e-5 * change.norm()

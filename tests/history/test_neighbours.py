@@ -16,7 +16,7 @@ def test_its_turn_comes_whole_and_others_by_likeness_of_their_keys(told, monkeyp
     assert found[0] == (2, found[0][1])
     assert found[0][1].id == "e2.1"
     assert [record.id for _, record in found[1:4]] == ["e2.0", "e2.2", "e2.3"]
-    first = next(iter(editor.bench.targets))
+    first = next(iter(editor.workbench.targets))
     keys = {}
     with open_journal(out) as journal:
         for turn in (1, 2, 3, 4):
@@ -83,4 +83,4 @@ def test_an_edit_that_was_known_before_its_turn_wrote_nothing_and_has_its_turn(
 
 
 def weights(editor):
-    return {name: master.master.clone() for name, master in editor.bench.masters.items()}
+    return {name: master.master.clone() for name, master in editor.workbench.masters.items()}

@@ -9,7 +9,7 @@ from ultraedit import Edit, Editor, InputError, UltraEditError, saved
 from ultraedit.history import pending
 from ultraedit.history.verify import verify
 from ultraedit.storage import Layout, is_edited_model, open_journal, read
-from ultraedit.storage.decision import JournalDecision
+from ultraedit.storage.commit import JournalDecision
 
 
 def kinds(out):

@@ -140,7 +140,7 @@ def test_a_save_that_fails_ends_the_run(checkpoint):
 
 def test_a_window_is_read_ahead_once_and_what_is_done_of_it_is_let_go(checkpoint, monkeypatch):
     editor, edits = Editor.from_pretrained(checkpoint, lr=1e-3), many(14)
-    prefix = editor.bench.passes.prefix
+    prefix = editor.workbench.passes.prefix
     read, held = [], []
     run = prefix._run
 
@@ -155,7 +155,7 @@ def test_a_window_is_read_ahead_once_and_what_is_done_of_it_is_let_go(checkpoint
         editor, iter(edits), progress, save=None, on_turn=lambda turn: held.append(prefix.bytes)
     )
     assert editor.turns == 5
-    texts = [editor.bench.encoder.encode(e.prompt, e.target).ids[:-1] for e in edits]
+    texts = [editor.workbench.encoder.encode(e.prompt, e.target).ids[:-1] for e in edits]
     windows = [sorted(set(texts[:8])), sorted(set(texts[8:]))]
     # The first turn reads text of the model's own as well, and checks its short cuts on a text.
     assert [batch for batch in read if set(batch) & set(texts) and len(batch) > 2] == windows

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ultraedit import Edit, Editor, InputError, UltraEditError
-from ultraedit.core.shift import Dense
 from ultraedit.history.undo import undo_to
+from ultraedit.linalg.shift import Dense
 from ultraedit.methods.base import Method, MethodInfo
 from ultraedit.storage import KEEP_ALL, Layout, lock, open_journal, read
 
@@ -71,11 +71,11 @@ def test_one_edit_is_subtracted_and_all_else_stays(told, state):
         rows = shift.edit_index == 1
         part = shift.left[rows].double().T @ shift.right[rows].double()
         assert part.abs().max() > 0
-        target = editor.bench.targets[name]
+        target = editor.workbench.targets[name]
         expected = before["masters"][name].double() - (part.T if target.transposed else part)
-        found = editor.bench.masters[name].master
+        found = editor.workbench.masters[name].master
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
-        held = editor.bench.masters[name]
+        held = editor.workbench.masters[name]
         assert torch.equal(held.parameter, found.to(held.stored).to(held.parameter.dtype))
     after = state(editor)
     assert all(torch.equal(after["state"][k], v) for k, v in before["state"].items())
@@ -95,7 +95,7 @@ def test_all_edits_of_a_turn_taken_out_one_by_one_are_the_turn_taken_back(told):
     editor, _, states = told(2)
     for place in range(4):
         editor.undo(edit=f"e2.{place}")
-    for name, master in editor.bench.masters.items():
+    for name, master in editor.workbench.masters.items():
         before, shift = states[1]["masters"][name], states[2]["masters"][name]
         scale = (shift - before).norm()
         assert (master.master - before).norm() < 1e-3 * scale
@@ -209,8 +209,8 @@ class HalfAndHalf(Method):
         super().__init__(config)
         self.seen = torch.zeros(1)
 
-    def passes(self, bench, edits, texts):
-        rows = bench.capture(texts)
+    def passes(self, workbench, edits, texts):
+        rows = workbench.capture(texts)
         total = torch.zeros(1)
         for name, one in rows.items():
             delta = self.config.scale * (one.inputs.T @ one.gradients)
@@ -260,7 +260,7 @@ class SideMemory(HalfAndHalf):
 
     info = MethodInfo("side", "for tests", "none", changes_weights=False, exports=())
 
-    def passes(self, bench, edits, texts):
+    def passes(self, workbench, edits, texts):
         self.seen = self.seen + len(edits)
         yield from ()
 

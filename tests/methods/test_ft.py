@@ -15,7 +15,7 @@ EDITS = [
 
 
 def weight_of(editor):
-    (master,) = editor.bench.masters.values()
+    (master,) = editor.workbench.masters.values()
     return master.master.clone()
 
 
@@ -23,7 +23,7 @@ def weight_of(editor):
 def test_the_steps_are_pytorchs(build, tokenizer, batch):
     """Against Adam on the model's own parameter, one text at a time."""
     editor = Editor(build("llama"), tokenizer, method="ft", epochs=3, batch=batch, lr=1e-3)
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
     reference = build("llama")
     reference.requires_grad_(False)
     parameter = reference.get_submodule(editor.modules[0]).weight.requires_grad_(True)
@@ -46,11 +46,11 @@ def test_the_steps_are_pytorchs(build, tokenizer, batch):
 
 def test_every_architecture_learns(build, architecture, tokenizer):
     editor = Editor(build(architecture), tokenizer, method="ft")
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    before = sum(float(s.losses.sum()) for s in editor.bench.score(texts))
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    before = sum(float(s.losses.sum()) for s in editor.workbench.score(texts))
     turn = editor.edit(EDITS)
     assert turn.passes == 1
-    assert sum(float(s.losses.sum()) for s in editor.bench.score(texts)) < before
+    assert sum(float(s.losses.sum()) for s in editor.workbench.score(texts)) < before
 
 
 def test_it_stops_when_the_loss_is_small_enough(build, tokenizer):
@@ -69,8 +69,8 @@ def test_the_callers_flags_and_the_served_weights_come_back_when_it_fails(build,
     editor = Editor(model, tokenizer, method="ft")
     flags = [p.requires_grad for p in model.parameters()]
     before = weight_of(editor)
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    passes = FineTuning().passes(editor.bench, EDITS, texts)
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    passes = FineTuning().passes(editor.workbench, EDITS, texts)
     next(passes)
     assert torch.equal(weight_of(editor), before)
     assert [p.requires_grad for p in model.parameters()] == flags

@@ -5,7 +5,7 @@ import torch
 
 from ultraedit import Edit, Editor
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.teacher_forced import Scored
+from ultraedit.forward.score import Scored
 from ultraedit.methods.ultraedit.learning_rate import balance, imaginary_edits
 
 EDITS = [Edit(f"who plays {word}", "paris") for word in ("jazz", "guitar", "city")]
@@ -66,11 +66,11 @@ def test_the_step_is_found_once_and_kept(build, tokenizer):
 
 def test_looking_for_it_changes_nothing(build, tokenizer):
     editor = Editor(build("llama"), tokenizer)
-    before = {n: m.copy() for n, m in editor.bench.masters.items()}
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    shifts = editor.method.passes(editor.bench, EDITS, texts)
+    before = {n: m.copy() for n, m in editor.workbench.masters.items()}
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    shifts = editor.method.passes(editor.workbench, EDITS, texts)
     next(shifts)
-    assert all(torch.equal(before[n], m.master) for n, m in editor.bench.masters.items())
+    assert all(torch.equal(before[n], m.master) for n, m in editor.workbench.masters.items())
     assert editor.method.lr is None, "a turn that is not taken leaves no trace"
 
 

@@ -46,35 +46,35 @@ def test_the_shift_solves_its_normal_equations(generator, n):
 def test_every_block_takes_its_share_of_what_is_missing(make, monkeypatch):
     """Block by block, with keys and hidden states as they are by then."""
     editor = make(weight=0.5)
-    bench, method = editor.bench, editor.method
-    method.prepare(bench)
+    workbench, method = editor.workbench, editor.method
+    method.prepare(workbench)
     names = editor.modules
     assert len(names) > 1
-    blocks = blocks_of(bench)
+    blocks = blocks_of(workbench)
     last = {"last": list(blocks.values())[-1]}
-    texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    own = by_edit(bench, EDITS, "subject_last", method.before)
+    texts = [workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    own = by_edit(workbench, EDITS, "subject_last", method.before)
     alone = [one[0] for one in own]
-    start = at_places(bench, last, alone)["last"][1]
+    start = at_places(workbench, last, alone)["last"][1]
     sought = []
 
-    def known(bench, module, now, *rest):
+    def known(workbench, module, now, *rest):
         torch.testing.assert_close(now, start)
         sought.append(torch.ones_like(now))
         return sought[0]
 
     monkeypatch.setattr("ultraedit.methods.memit.search", known)
-    for done, shifts in enumerate(method.passes(bench, EDITS, texts)):
+    for done, shifts in enumerate(method.passes(workbench, EDITS, texts)):
         (name,) = shifts
         assert name == names[done]
-        keys = mean_keys(bench, {name: bench.targets[name].module}, own)[name].double()
-        now = at_places(bench, last, alone)["last"][1]
+        keys = mean_keys(workbench, {name: workbench.targets[name].module}, own)[name].double()
+        now = at_places(workbench, last, alone)["last"][1]
         missing = (start + 1 - now).double() / (len(names) - done)
         lower = method.factors[name]
         system = 0.5 * lower @ lower.T + keys.T @ keys
         expected = torch.linalg.solve(system, keys.T @ missing)
         torch.testing.assert_close(shifts[name].dense().double(), expected, rtol=1e-3, atol=1e-4)
-        bench.apply(shifts)
+        workbench.apply(shifts)
     assert done == len(names) - 1
     assert len(sought) == 1
 
@@ -85,14 +85,14 @@ def test_what_was_sought_is_nearly_reached(make, architecture):
             make(architecture)
         return
     editor = make(architecture, weight=1e-6)
-    bench, method = editor.bench, editor.method
-    before = {n: m.copy() for n, m in bench.masters.items()}
-    text = [bench.encoder.encode(EDITS[0].prompt, "city")]
-    loss = float(bench.score(text)[0].losses.mean())
+    workbench, method = editor.workbench, editor.method
+    before = {n: m.copy() for n, m in workbench.masters.items()}
+    text = [workbench.encoder.encode(EDITS[0].prompt, "city")]
+    loss = float(workbench.score(text)[0].losses.mean())
     turn = editor.edit(EDITS)
     assert turn.passes == len(editor.modules)
-    assert all(not torch.equal(before[n], m.master) for n, m in bench.masters.items())
-    assert float(bench.score(text)[0].losses.mean()) < loss
+    assert all(not torch.equal(before[n], m.master) for n, m in workbench.masters.items())
+    assert float(workbench.score(text)[0].losses.mean()) < loss
     assert method.state_dict() == {}
 
 
@@ -118,21 +118,21 @@ def test_an_edit_can_be_taken_back_alone_or_with_its_turn(build, tokenizer, tmp_
     tokenizer.save_pretrained(tmp_path / "base")
     options = {"method": "memit", "samples": 200, "prefixes": 1, "steps": 3}
     editor = Editor.from_pretrained(tmp_path / "base", **options)
-    before = {n: m.copy() for n, m in editor.bench.masters.items()}
+    before = {n: m.copy() for n, m in editor.workbench.masters.items()}
     editor.edit(EDITS[:1])
-    one = {n: m.copy() for n, m in editor.bench.masters.items()}
+    one = {n: m.copy() for n, m in editor.workbench.masters.items()}
     editor.edit(EDITS[1:])
     editor.save(tmp_path / "out")
     after = Editor.load(tmp_path / "out")
     after.undo(edit="b")
     after.undo(to=1)
-    assert all(torch.equal(one[n], m.master) for n, m in after.bench.masters.items())
+    assert all(torch.equal(one[n], m.master) for n, m in after.workbench.masters.items())
     after.edit(EDITS[1:])
-    masters = editor.bench.masters
-    assert all(torch.equal(masters[n].master, m.master) for n, m in after.bench.masters.items())
+    masters = editor.workbench.masters
+    assert all(torch.equal(masters[n].master, m.master) for n, m in after.workbench.masters.items())
     after.save(tmp_path / "out")
     after.undo(to=0)
-    assert all(torch.equal(before[n], m.master) for n, m in after.bench.masters.items())
+    assert all(torch.equal(before[n], m.master) for n, m in after.workbench.masters.items())
 
 
 def test_modules_outside_the_blocks_or_two_of_one_are_refused(make):

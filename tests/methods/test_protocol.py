@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ultraedit import Edit, Editor, InputError, TurnRefusedError
-from ultraedit.core.shift import Dense
+from ultraedit.linalg.shift import Dense
 from ultraedit.methods.base import Method, MethodInfo
 from ultraedit.methods.registry import available, method_class
 
@@ -27,11 +27,11 @@ class Descent(Method):
     Config = NoSettings
     steps = 4
 
-    def passes(self, bench, edits, texts):
+    def passes(self, workbench, edits, texts):
         self.losses = []
         for _ in range(self.steps):
-            self.losses.append(sum(float(s.losses.sum()) for s in bench.score(texts)))
-            rows = bench.capture(texts)
+            self.losses.append(sum(float(s.losses.sum()) for s in workbench.score(texts)))
+            rows = workbench.capture(texts)
             yield {n: Dense(-0.5 * r.inputs.T @ r.gradients) for n, r in rows.items()}
 
 
@@ -45,8 +45,8 @@ class Trained(Method):
         super().__init__(config)
         self.scale = torch.tensor(1.0)
 
-    def passes(self, bench, edits, texts):
-        rows = bench.capture(texts)
+    def passes(self, workbench, edits, texts):
+        rows = workbench.capture(texts)
         yield {n: Dense(-self.scale * r.inputs.T @ r.gradients) for n, r in rows.items()}
 
     def state_dict(self):
@@ -78,19 +78,19 @@ class Memory(Method):
                         out[row, end:] += 50.0
             return out
 
-    def attach(self, bench):
-        self.block = bench.model.model.layers[-1]
+    def attach(self, workbench):
+        self.block = workbench.model.model.layers[-1]
         self.block.mlp = self.wrapper = self.Wrapper(self.block.mlp)
 
     def detach(self):
         self.block.mlp = self.wrapper.inner
 
-    def passes(self, bench, edits, texts):
+    def passes(self, workbench, edits, texts):
         seen = {}
         handle = self.wrapper.register_forward_pre_hook(lambda m, args: seen.update(h=args[0]))
-        for batch in bench.batches(texts):
+        for batch in workbench.batches(texts):
             with torch.no_grad():
-                bench.model(batch.input_ids, attention_mask=batch.attention_mask)
+                workbench.model(batch.input_ids, attention_mask=batch.attention_mask)
             ends = batch.prompt_end
             self.wrapper.keys += list(seen["h"][torch.arange(len(ends)), ends])
         handle.remove()
@@ -123,9 +123,9 @@ class Broken(Method):
         super().__init__(config)
         self.seen = torch.zeros(())
 
-    def passes(self, bench, edits, texts):
+    def passes(self, workbench, edits, texts):
         self.seen = self.seen + 1
-        shape = {n: (t.d, t.e) for n, t in bench.targets.items()}
+        shape = {n: (t.d, t.e) for n, t in workbench.targets.items()}
         yield {n: Dense(torch.ones(s)) for n, s in shape.items()}
         yield {n: Dense(torch.full(s, float("inf"))) for n, s in shape.items()}
 
@@ -149,9 +149,9 @@ def test_trained_state_shapes_the_shift(build, tokenizer):
         editor = Editor(build("llama"), tokenizer, method=Trained())
         editor.method.load_state_dict({"scale": torch.tensor(scale)})
         name = editor.modules[0]
-        before = editor.bench.masters[name].copy()
+        before = editor.workbench.masters[name].copy()
         editor.edit([EDIT])
-        moved.append(editor.bench.masters[name].master - before)
+        moved.append(editor.workbench.masters[name].master - before)
     torch.testing.assert_close(moved[1], 2 * moved[0], rtol=1e-3, atol=1e-6)
 
 
@@ -160,10 +160,10 @@ def test_a_wrapping_method_routes_by_the_query_and_can_be_bypassed(build, tokeni
     weights = {name: p.clone() for name, p in model.named_parameters()}
     editor = Editor(model, tokenizer, method=Memory())
     editor.edit([EDIT])
-    texts = [editor.bench.encoder.encode(p, "paris") for p in (EDIT.prompt, "what is")]
-    known, other = (s.losses for s in editor.bench.score(texts))
+    texts = [editor.workbench.encoder.encode(p, "paris") for p in (EDIT.prompt, "what is")]
+    known, other = (s.losses for s in editor.workbench.score(texts))
     with editor.unedited():
-        known_before, other_before = (s.losses for s in editor.bench.score(texts))
+        known_before, other_before = (s.losses for s in editor.workbench.score(texts))
     assert not torch.allclose(known, known_before)
     torch.testing.assert_close(other, other_before)
     editor.method.detach()
@@ -172,10 +172,10 @@ def test_a_wrapping_method_routes_by_the_query_and_can_be_bypassed(build, tokeni
 
 def test_a_turn_that_is_not_finite_leaves_weights_and_state(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method=Broken())
-    before = {n: m.copy() for n, m in editor.bench.masters.items()}
+    before = {n: m.copy() for n, m in editor.workbench.masters.items()}
     with pytest.raises(TurnRefusedError, match=r"mlp\.down_proj is not finite"):
         editor.edit([EDIT])
-    assert all(torch.equal(before[n], m.master) for n, m in editor.bench.masters.items())
+    assert all(torch.equal(before[n], m.master) for n, m in editor.workbench.masters.items())
     assert float(editor.method.seen) == 0
     assert editor.turns == editor.edits == 0
 
@@ -208,18 +208,18 @@ def test_unknown_methods_and_settings_are_named():
 
 def test_logits_are_the_whole_passes_with_a_graph_through_prompts(build, architecture, tokenizer):
     editor = Editor(build(architecture), tokenizer, method="ultraedit")
-    bench = editor.bench
-    texts = [bench.encoder.encode(p, "paris") for p in (EDIT.prompt, "what is")]
-    scored = bench.score(texts)
-    target = next(iter(bench.targets.values()))
+    workbench = editor.workbench
+    texts = [workbench.encoder.encode(p, "paris") for p in (EDIT.prompt, "what is")]
+    scored = workbench.score(texts)
+    target = next(iter(workbench.targets.values()))
     found = {}
-    for batch in bench.batches(texts):
+    for batch in workbench.batches(texts):
         seen = []
         handle = target.module.register_forward_hook(
             lambda m, args, output, seen=seen: seen.append(output.requires_grad_())
         )
         with torch.enable_grad():
-            logits = bench.logits(batch)
+            logits = workbench.logits(batch)
         handle.remove()
         losses = nn.functional.cross_entropy(
             logits, batch.labels[batch.answer_mask], reduction="none"
@@ -241,6 +241,6 @@ def test_inside_unedited_a_bench_is_the_base(build, tokenizer):
     own = {name: p.clone() for name, p in editor.model.named_parameters()}
     editor.edit([EDIT])
     edited = {name: p.clone() for name, p in editor.model.named_parameters()}
-    with editor.bench.unedited():
+    with editor.workbench.unedited():
         assert all(torch.equal(own[n], p) for n, p in editor.model.named_parameters())
     assert all(torch.equal(edited[n], p) for n, p in editor.model.named_parameters())

@@ -50,35 +50,37 @@ def test_the_shift_is_the_papers(generator):
 def test_every_edited_weight_maps_its_key_to_its_value(make, architecture):
     """Edit by edit in one turn: the sought value is what the module gives for the key."""
     editor = make(architecture, steps=3)
-    bench, method = editor.bench, editor.method
+    workbench, method = editor.workbench, editor.method
     (name,) = editor.modules
-    target = bench.targets[name]
-    method.prepare(bench)
-    texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    before = bench.masters[name].copy()
-    passes = method.passes(bench, EDITS, texts)
+    target = workbench.targets[name]
+    method.prepare(workbench)
+    texts = [workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    before = workbench.masters[name].copy()
+    passes = method.passes(workbench, EDITS, texts)
     for edit in EDITS:
         keys = mean_keys(
-            bench, {name: target.module}, by_edit(bench, [edit], "subject_last", method.before)
+            workbench,
+            {name: target.module},
+            by_edit(workbench, [edit], "subject_last", method.before),
         )[name]
         old = given(target, keys)
         shifts = next(passes)
-        bench.apply(shifts)
+        workbench.apply(shifts)
         right = shifts[name].right
         torch.testing.assert_close(given(target, keys), old + right, rtol=1e-3, atol=1e-3)
         assert right.norm() > 0
     with pytest.raises(StopIteration):
         next(passes)
-    assert not torch.equal(before, bench.masters[name].master)
+    assert not torch.equal(before, workbench.masters[name].master)
 
 
 def test_an_edit_is_learned_on_every_architecture(make, architecture):
     editor = make(architecture, fact_token="last")
-    text = [editor.bench.encoder.encode(EDITS[0].prompt, "city")]
-    before = float(editor.bench.score(text)[0].losses.mean())
+    text = [editor.workbench.encoder.encode(EDITS[0].prompt, "city")]
+    before = float(editor.workbench.score(text)[0].losses.mean())
     turn = editor.edit(EDITS[:1])
     assert turn.passes == 1
-    assert float(editor.bench.score(text)[0].losses.mean()) < before
+    assert float(editor.workbench.score(text)[0].losses.mean()) < before
 
 
 def test_one_edit_of_the_embedded_model_succeeds():
@@ -112,23 +114,23 @@ def test_an_edit_can_be_taken_back_alone_or_with_its_turn(make, build, tokenizer
     options = {"method": "rome", "samples": 200, "prefixes": 1, "steps": 3}
     editor = Editor.from_pretrained(tmp_path / "base", **options)
     (name,) = editor.modules
-    before = editor.bench.masters[name].copy()
+    before = editor.workbench.masters[name].copy()
     editor.edit(EDITS[:1])
-    one = editor.bench.masters[name].copy()
+    one = editor.workbench.masters[name].copy()
     editor.edit(EDITS[1:])
     editor.save(tmp_path / "out")
     # There is no state to be saved: the next turn finds what it needs again.
     after = Editor.load(tmp_path / "out")
     editor.edit(EDITS[:1])
     after.edit(EDITS[:1])
-    assert torch.equal(after.bench.masters[name].master, editor.bench.masters[name].master)
+    assert torch.equal(after.workbench.masters[name].master, editor.workbench.masters[name].master)
     after.save(tmp_path / "out")
     undone = after.undo(edit="b")
     assert undone.edits == 2
     after.undo(to=1)
-    assert torch.equal(after.bench.masters[name].master, one)
+    assert torch.equal(after.workbench.masters[name].master, one)
     after.undo(to=0)
-    assert torch.equal(after.bench.masters[name].master, before)
+    assert torch.equal(after.workbench.masters[name].master, before)
 
 
 def test_a_record_without_its_subject_is_named(make):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ultraedit import Edit, Editor, InputError
-from ultraedit.core.normalise import EPSILON
+from ultraedit.linalg.normalise import EPSILON
 from ultraedit.methods.ultraedit.method import MIN_ROWS
 
 EDITS = [
@@ -14,7 +14,7 @@ EDITS = [
 
 
 def weights(editor):
-    return {name: m.master.clone() for name, m in editor.bench.masters.items()}
+    return {name: m.master.clone() for name, m in editor.workbench.masters.items()}
 
 
 def by_the_paper(inputs, gradients, lr):
@@ -30,14 +30,14 @@ def test_a_turn_is_the_papers_equation(build, architecture, tokenizer):
     editor = Editor(build(architecture), tokenizer, lr=0.01)
     name = editor.modules[0]
     editor = Editor(build(architecture), tokenizer, lr=0.01, modules=[name])
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS * 2]
-    rows = editor.bench.capture(texts)[name]
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS * 2]
+    rows = editor.workbench.capture(texts)[name]
     assert len(rows.inputs) >= MIN_ROWS
     before = weights(editor)[name]
     editor.edit(EDITS * 2)
     shift = weights(editor)[name] - before
     expected = by_the_paper(rows.inputs, rows.gradients, 0.01)
-    if editor.bench.targets[name].transposed:
+    if editor.workbench.targets[name].transposed:
         shift = shift.T
     assert (shift - expected).norm() / expected.norm() < 1e-3
 
@@ -45,8 +45,8 @@ def test_a_turn_is_the_papers_equation(build, architecture, tokenizer):
 def test_statistics_take_all_modules_of_a_shape_before_any_is_normalised(build, tokenizer):
     modules = [f"model.layers.{block}.mlp.down_proj" for block in (0, 2, 3)]
     editor = Editor(build("llama"), tokenizer, lr=0.01, modules=modules)
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    rows = editor.bench.capture(texts)
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    rows = editor.workbench.capture(texts)
     editor.edit(EDITS)
     (moments,) = editor.method.moments.values()
     both = torch.cat(
@@ -61,7 +61,7 @@ def test_statistics_take_all_modules_of_a_shape_before_any_is_normalised(build, 
 def test_the_first_edit_of_a_fresh_editor_is_learned(build, tokenizer, target):
     """One answer token is one row: without filling, its z-score and its shift are zero."""
     editor = Editor(build("llama"), tokenizer, append_eos=False)
-    assert len(editor.bench.encoder.encode("who plays", target).target) == 1
+    assert len(editor.workbench.encoder.encode("who plays", target).target) == 1
     before = weights(editor)
     turn = editor.edit([Edit("who plays", target)])
     assert turn.learned == (True,)
@@ -105,8 +105,8 @@ def test_batch_composition_does_not_matter(build, architecture, tokenizer):
 
 def test_shift_rows_know_their_edit(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, lr=0.01)
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
-    (shifts,) = editor.method.passes(editor.bench, EDITS, texts)
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
+    (shifts,) = editor.method.passes(editor.workbench, EDITS, texts)
     expected = [place for place, text in enumerate(texts) for _ in text.target]
     for shift in shifts.values():
         assert shift.edit_index.tolist() == expected

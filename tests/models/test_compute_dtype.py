@@ -68,7 +68,7 @@ def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(
     weights = saved_weights(tmp_path / "out")
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
     # What answers is what was saved.
-    for name, target in whole.bench.targets.items():
+    for name, target in whole.workbench.targets.items():
         assert torch.equal(target.parameter, weights[f"{name}.weight"].float())
     whole.edit(EDITS[1:])
     # On a machine that would choose otherwise.
@@ -76,16 +76,16 @@ def test_it_is_saved_in_the_checkpoints_dtype_and_goes_on_to_the_same_bits(
     resumed = Editor.load(tmp_path / "out")
     assert resumed.model.dtype == torch.float32
     resumed.edit(EDITS[1:])
-    for name, master in whole.bench.masters.items():
-        assert torch.equal(resumed.bench.masters[name].master, master.master)
+    for name, master in whole.workbench.masters.items():
+        assert torch.equal(resumed.workbench.masters[name].master, master.master)
     other = Editor.load(tmp_path / "out", dtype="bfloat16")
     assert "edited in float32" in other.read_only
 
 
 def test_what_a_wider_dtype_takes_is_counted(half, processor):
     editor = Editor.from_pretrained(half, method="ft", lr=1e-3)
-    held = editor.bench.masters.values()
-    parts = edit_memory(editor.model, editor.modules, 10, stored=editor.bench.stored)
+    held = editor.workbench.masters.values()
+    parts = edit_memory(editor.model, editor.modules, 10, stored=editor.workbench.stored)
     assert parts["masters"] == sum(one.master.nbytes for one in held) > 0
     assert parts["originals (cpu)"] == sum(one.original.nbytes for one in held)
     assert all(one.master.data_ptr() != one.parameter.data_ptr() for one in held)
@@ -99,13 +99,15 @@ def test_what_a_wider_dtype_takes_is_counted(half, processor):
 def test_back_to_the_unedited_model(half, processor):
     editor = Editor.from_pretrained(half, method="ft", lr=1e-2)
     before = editor.ask("who plays jazz")
-    original = {name: t.parameter.clone() for name, t in editor.bench.targets.items()}
+    original = {name: t.parameter.clone() for name, t in editor.workbench.targets.items()}
     editor.edit(EDITS)
     with editor.unedited():
         assert editor.ask("who plays jazz") == before
-        for name, target in editor.bench.targets.items():
+        for name, target in editor.workbench.targets.items():
             assert torch.equal(target.parameter, original[name])
-    assert any(not torch.equal(editor.bench.targets[n].parameter, w) for n, w in original.items())
+    assert any(
+        not torch.equal(editor.workbench.targets[n].parameter, w) for n, w in original.items()
+    )
 
 
 def test_a_named_dtype_is_computed_and_saved_in(half, tmp_path):

@@ -39,7 +39,7 @@ def opened(folder, frozen, **options):
 
 
 def masters(editor):
-    return {name: m.copy() for name, m in editor.bench.masters.items()}
+    return {name: m.copy() for name, m in editor.workbench.masters.items()}
 
 
 def shifts(editor, edits=EDITS):
@@ -188,9 +188,9 @@ def test_the_embedded_model(place, bound, tmp_path):
     plain = Editor.from_pretrained("demo", device="cpu", lr=0.03)
     editor = Editor.from_pretrained("demo", device="cpu", lr=0.03, frozen=place)
     assert difference(shifts(editor, edits), shifts(plain, edits)) <= bound
-    texts = [plain.bench.encoder.encode(edit.prompt, edit.target) for edit in edits]
+    texts = [plain.workbench.encoder.encode(edit.prompt, edit.target) for edit in edits]
     learned = [
-        sum(bool(s.correct.all()) for s in one.bench.score(texts)) for one in (plain, editor)
+        sum(bool(s.correct.all()) for s in one.workbench.score(texts)) for one in (plain, editor)
     ]
     assert abs(learned[0] - learned[1]) <= 3
     assert learned[1] > 35
@@ -198,7 +198,7 @@ def test_the_embedded_model(place, bound, tmp_path):
     # Served in full precision, as it will be, it has learned about as much.
     editor.save(tmp_path / "out")
     served = Editor(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), plain.tokenizer)
-    assert sum(bool(s.correct.all()) for s in served.bench.score(texts)) > learned[0] - 5
+    assert sum(bool(s.correct.all()) for s in served.workbench.score(texts)) > learned[0] - 5
 
 
 def test_nothing_is_frozen_below_the_first_block(save_base, tmp_path, caplog):

@@ -23,7 +23,7 @@ def opened(folder, frozen, **options):
 
 
 def masters(editor):
-    return {name: m.copy() for name, m in editor.bench.masters.items()}
+    return {name: m.copy() for name, m in editor.workbench.masters.items()}
 
 
 def same(left, right):

@@ -20,10 +20,10 @@ def test_what_stays_from_turn_to_turn_is_counted_to_the_byte(build, tokenizer):
     parts = stated(model)
     editor = Editor(model, tokenizer, lr=1e-3)
     editor.edit([EDIT])
-    masters = editor.bench.masters.values()
+    masters = editor.workbench.masters.values()
     assert parts["masters"] == sum(m.master.nbytes for m in masters)
     assert parts["originals (cpu)"] == sum(m.original.nbytes for m in masters)
-    assert parts["backup"] == sum(t.nbytes for t in editor.bench._backup.values())
+    assert parts["backup"] == sum(t.nbytes for t in editor.workbench._backup.values())
     assert parts["weights"] == sum(p.nbytes for p in model.parameters())
     assert stated(build("llama"))["masters"] == 0
 
@@ -34,7 +34,9 @@ def test_hidden_states_are_those_of_a_window(build, tokenizer):
     edits = [Edit(f"the capital of {place} is", "jazz") for place in ("france", "paris", "what")]
     editor.look_ahead(edits)
     tokens = sum(len(t.ids) - 1 for t in editor._encoded.values())
-    assert editor.bench.passes.prefix.bytes == tokens * sizes_of(model, editor.modules).width * 4
+    assert (
+        editor.workbench.passes.prefix.bytes == tokens * sizes_of(model, editor.modules).width * 4
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -74,8 +76,8 @@ def test_batches_shrink_with_the_memory_that_is_free(build, monkeypatch):
 def test_the_plan_is_recorded_and_reused(build, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(batch_plan, "free_bytes", lambda device: 1)
     editor = Editor(build("llama"), tokenizer, lr=1e-3)
-    assert editor.bench.batch_tokens == LEAST_TOKENS
+    assert editor.workbench.batch_tokens == LEAST_TOKENS
     editor.edit([EDIT])
     editor.save(tmp_path)
     monkeypatch.undo()
-    assert Editor.load(tmp_path).bench.batch_tokens == LEAST_TOKENS
+    assert Editor.load(tmp_path).workbench.batch_tokens == LEAST_TOKENS

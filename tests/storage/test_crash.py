@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ultraedit.core.shift import LowRank
 from ultraedit.errors import UltraEditError
+from ultraedit.linalg.shift import LowRank
 from ultraedit.storage import (
     Change,
     Entry,

@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 import torch
 
-from ultraedit.core.shift import Dense, LowRank
 from ultraedit.errors import InputError, UltraEditError
+from ultraedit.linalg.shift import Dense, LowRank
 from ultraedit.storage import (
     Change,
     EditRecord,

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ultraedit.ability.asking import watched_model, watched_prompts
+from ultraedit.ability.harness_model import watched_model, watched_prompts
+from ultraedit.ability.isolation import isolated
 from ultraedit.ability.loading import load, place_of, require_harness, task_manager
 from ultraedit.ability.report import Score
 from ultraedit.ability.scores import scores
 from ultraedit.ability.sources import find
-from ultraedit.ability.undisturbed import undisturbed
 from ultraedit.data.faults import cause
 from ultraedit.errors import InputError, UltraEditError
 from ultraedit.progress import Progress, no_progress
@@ -87,7 +87,7 @@ class Harness:
         check_batch_size(batch_size, model)
         if chat and not tokenizer.chat_template:
             raise InputError("the model's tokenizer has no chat template")
-        with undisturbed():
+        with isolated():
             self._seed()
             from lm_eval.evaluator import evaluate
 
@@ -149,7 +149,7 @@ def open_harness(
     require_harness()
     folder = None if data is None else Path(data)
     sources = find(tasks, folder)
-    with undisturbed():
+    with isolated():
         # Some tasks shuffle their documents as they load them.
         random.seed(RANDOM_SEED)
         np.random.seed(OTHER_SEED)

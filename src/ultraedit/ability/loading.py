@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ultraedit.ability.isolation import isolated
 from ultraedit.ability.sources import Source, ready_made, task_config
-from ultraedit.ability.undisturbed import undisturbed
 from ultraedit.data.faults import cause
 from ultraedit.errors import InputError
 
@@ -25,7 +25,7 @@ def require_harness() -> None:
     """
     if find_spec("lm_eval") is None:
         raise InputError("general ability needs lm-eval: pip install 'ultraedit[eval]'")
-    with undisturbed():
+    with isolated():
         try:
             import_module("lm_eval.models.huggingface")
         except ImportError as error:

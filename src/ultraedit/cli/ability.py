@@ -70,7 +70,7 @@ def ability(
     from ultraedit.ability.loading import require_harness
     from ultraedit.ability.measuring import Beside, measure
     from ultraedit.cli.console import print_json, progress_bars, quiet_libraries, show, trust_code
-    from ultraedit.cli.pair import open_pair
+    from ultraedit.cli.with_base import open_with_base
 
     quiet_libraries()
     if remote_code:
@@ -82,8 +82,10 @@ def ability(
         # Tasks first: a wrong name should not cost the loading of a model.
         harness = open_harness(tasks.split(","), data=data, shots=shots, progress=bar)
         with bar("loading the model", None):
-            pair = open_pair(out, base, dtype=dtype, device=device, device_map=device_map)
-        beside = Beside(lambda: pair.bench.model, pair.bench.tokenizer, pair.unedited, pair.routes)
+            pair = open_with_base(out, base, dtype=dtype, device=device, device_map=device_map)
+        beside = Beside(
+            lambda: pair.workbench.model, pair.workbench.tokenizer, pair.unedited, pair.routes
+        )
         report = measure(beside, harness, limit=limit, chat=chat, batch_size=size, progress=bar)
     if as_json:
         return print_json({"model": out, "base": pair.base, "limit": limit, **report.to_dict()})

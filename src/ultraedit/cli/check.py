@@ -35,7 +35,7 @@ def check(
 ) -> None:
     """Compare free answers with the unedited model's; exit with 1 if too many differ."""
     from ultraedit.cli.console import print_json, quiet_libraries, show, trust_code
-    from ultraedit.cli.pair import open_pair
+    from ultraedit.cli.with_base import open_with_base
     from ultraedit.data import read_probes
     from ultraedit.errors import InputError
     from ultraedit.evaluation.agreement import agreement
@@ -45,10 +45,10 @@ def check(
         trust_code(out)
     if not Path(out).is_dir() and out != "demo":
         raise InputError(f"{out} is no folder; `check` reads an edited model")
-    pair = open_pair(out, base, dtype=dtype, device=device, device_map=device_map)
+    pair = open_with_base(out, base, dtype=dtype, device=device, device_map=device_map)
     if pair.unedited is None:
         raise InputError(f"{out} is no edited model; name the unedited one with --base")
-    result = agreement(pair.bench, read_probes(probes, limit=limit), unedited=pair.unedited)
+    result = agreement(pair.workbench, read_probes(probes, limit=limit), unedited=pair.unedited)
     passed = result.share >= min_agreement
     if as_json:
         print_json(

@@ -130,14 +130,14 @@ def compare(
             model, file, methods=names, settings=own, turn_size=turn_size, limit=limit,
             at_once=at_once, options=options,
         )  # fmt: skip
-        with _watched(plan.edits, as_json or quiet) as tell:
+        with _watched(plan.edits, as_json or quiet) as on_progress:
             outcome = carry_through(
                 folder,
                 plan,
                 command=shlex.join(["ultraedit", *(a for a in sys.argv[1:] if a != "--json")]),
                 save_seconds=save_seconds,
                 keep_models=keep_models,
-                tell=tell,
+                on_progress=on_progress,
             )
     if as_json:
         print_json(outcome.comparison.to_json())
@@ -207,7 +207,7 @@ def _watched(edits: int, as_json: bool) -> Iterator[Callable[[Event], None]]:
     with ExitStack() as stack:
         bars: _Bars | None = None
 
-        def tell(event: Event) -> None:
+        def on_progress(event: Event) -> None:
             nonlocal bars
             if event.what == "begins":
                 bars = _Bars(event.run.title, 2 * edits, as_json)
@@ -222,7 +222,7 @@ def _watched(edits: int, as_json: bool) -> Iterator[Callable[[Event], None]]:
                     reason = f": {event.reason}" if event.reason else ""
                     note(f"{event.run.title}: {event.what}{reason}")
 
-        yield tell
+        yield on_progress
 
 
 def _shown(comparison: Comparison, out: Path) -> list[Any]:

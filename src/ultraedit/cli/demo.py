@@ -88,7 +88,7 @@ class Performance:
 
     def plain_rate(self) -> float | None:
         """How many statements the target completes; None where there was no template to leave."""
-        from ultraedit.evaluation.generation import matches
+        from ultraedit.evaluation.matching import matches
 
         right = [
             matches(asked.after, case.edit.answers)
@@ -146,14 +146,14 @@ def perform(
     chat = editor.chat == "both"
     file = CASES_FILE if model == "demo" else CORRECTIONS_FILE
     cases = list(read_cases(file, limit=edits))
-    with progress_bars(quiet) as editor.bench.progress:
+    with progress_bars(quiet) as editor.workbench.progress:
         turns = [
             editor.edit([case.edit for case in cases[start : start + turn_size]])
             for start in range(0, len(cases), turn_size)
         ]
     plain: list[Asked] = []
     if chat:
-        editor.bench.encoder = replace(editor.bench.encoder, chat=True)
+        editor.workbench.encoder = replace(editor.workbench.encoder, chat=True)
         statements = [statement(case) for case in cases]
         with editor.unedited():
             before = without_template(editor, statements)
@@ -171,9 +171,9 @@ def statement(case: Case) -> str:
 
 def without_template(editor: Editor, prompts: Sequence[str]) -> list[str]:
     """Free answers to the prompts as plain text."""
-    encoder = replace(editor.bench.encoder, chat=False)
+    encoder = replace(editor.workbench.encoder, chat=False)
     ids = [encoder.prompt_ids(prompt) for prompt in prompts]
-    return [answer.text for answer in editor.bench.answers(ids, ANSWER_TOKENS)]
+    return [answer.text for answer in editor.workbench.answers(ids, ANSWER_TOKENS)]
 
 
 def taken_back(editor: Editor, edits: Sequence[Edit]) -> list[Asked]:

@@ -33,13 +33,13 @@ def diff(
     """Ask two states the same facts and show where their answers differ."""
     from itertools import islice
 
+    from ultraedit.cli.answer_difference import ModelVersion, difference, facts_of
     from ultraedit.cli.console import print_json, quiet_libraries, show, trust_code
     from ultraedit.data import read_cases
-    from ultraedit.history.difference import State, difference, facts_of
     from ultraedit.storage import EditRecord
 
     quiet_libraries()
-    first, second = State.parse(a), State.parse(b)
+    first, second = ModelVersion.parse(a), ModelVersion.parse(b)
     if remote_code:
         for state in (first, second):
             trust_code(state.folder)

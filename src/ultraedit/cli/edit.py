@@ -220,7 +220,7 @@ def edit(
             bar("editing", count - begun) as advance,
             interruptible() as interrupted,
         ):
-            editor.bench.progress = bar
+            editor.workbench.progress = bar
             outcome = write_all(
                 editor,
                 edits,

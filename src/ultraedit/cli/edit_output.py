@@ -100,22 +100,22 @@ def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: 
     from ultraedit.cli.console import print_json, show
     from ultraedit.models.memory import disk_cost, edit_memory, readable, shapes_of
 
-    bench, method = editor.bench, editor.method
+    workbench, method = editor.workbench, editor.method
     shapes = shapes_of(editor.model, editor.modules)
     held, beside = method.state_bytes(shapes), method.tokens_beside(turn_size)
     memory = edit_memory(
         editor.model,
         editor.modules,
         turn_size,
-        bench.device.type,
-        bench.batch_tokens,
+        workbench.device.type,
+        workbench.batch_tokens,
         held,
         beside,
-        bench.stored,
+        workbench.stored,
     )
     disk = disk_cost(
         editor.model, editor.modules, turn_size, method.disk_bytes(shapes), method.most_passes,
-        method.record_bytes(shapes), bench.stored,
+        method.record_bytes(shapes), workbench.stored,
     )  # fmt: skip
     if as_json:
         return print_json(summary | {"memory": memory, "disk": disk})

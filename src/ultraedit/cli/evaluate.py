@@ -65,14 +65,14 @@ def evaluate(
         show,
         trust_code,
     )
-    from ultraedit.cli.pair import open_pair
+    from ultraedit.cli.with_base import open_with_base
     from ultraedit.data import read_cases
     from ultraedit.evaluation.evaluate import evaluate as run
 
     quiet_libraries()
     if remote_code:
         trust_code(model)
-    pair = open_pair(model, base, chat=chat, dtype=dtype, device=device, device_map=device_map)
+    pair = open_with_base(model, base, chat=chat, dtype=dtype, device=device, device_map=device_map)
     cases: Iterable[Case] = read_cases(file, limit=limit)
     if sample is not None:
         cases = draw(cases, sample)
@@ -85,7 +85,7 @@ def evaluate(
             advance(1)
 
         report = run(
-            pair.bench,
+            pair.workbench,
             cases,
             unedited=pair.unedited,
             generate=generate,

@@ -30,8 +30,8 @@ class Voice:
         self.stream = stream
         self.unheard = False
 
-    def tell(self, what: str, count: int, total: int | None = None) -> None:
-        """As `telling.Tell` says."""
+    def on_progress(self, what: str, count: int, total: int | None = None) -> None:
+        """As `telling.RunProgress` says."""
         self._say({"what": what, "count": count, "total": total})
 
     def fail(self, reason: str) -> None:
@@ -87,7 +87,7 @@ def _perform(options: argparse.Namespace, voice: Voice) -> int:
                 save_seconds=options.save_seconds,
                 keep_model=options.keep_model,
                 stop=lambda: voice.unheard,
-                tell=voice.tell,
+                on_progress=voice.on_progress,
             )
     except UltraEditError as error:
         voice.fail(str(error))

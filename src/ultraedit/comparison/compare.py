@@ -57,7 +57,7 @@ def compare(
     command: str = "",
     save_seconds: float = 30.0,
     keep_models: bool = False,
-    tell: Callable[[Event], None] = lambda event: None,
+    on_progress: Callable[[Event], None] = lambda event: None,
 ) -> Outcome:
     """Carry out every run of a plan that is not done, one after the other.
 
@@ -69,7 +69,7 @@ def compare(
         command: What the caller was called with, for the page.
         save_seconds: Seconds of editing from one save to the next; a crash loses these.
         keep_models: Whether edited models stay when their results are there.
-        tell: Told of what happens.
+        on_progress: Told of what happens.
 
     Raises:
         InputError: the folder holds a comparison of something else, or is damaged.
@@ -88,15 +88,15 @@ def compare(
     failed: list[Run] = []
     for run in left:
         comparison = comparison.without_failure(run)
-        tell(Event(run, "begins"))
+        on_progress(Event(run, "begins"))
         ended = carry_out(
             folder,
             run,
             save_seconds=save_seconds,
             keep_model=keep_models,
-            tell=partial(_handed_on, tell, run),
+            on_progress=partial(_handed_on, on_progress, run),
         )
-        tell(Event(run, ended.how, reason=ended.reason))
+        on_progress(Event(run, ended.how, reason=ended.reason))
         result = read_result(folder, run) if ended.how == "done" else None
         if result is not None:
             comparison = comparison.with_result(result)
@@ -111,9 +111,9 @@ def compare(
 
 
 def _handed_on(
-    tell: Callable[[Event], None], run: Run, what: str, count: int, total: int | None = None
+    on_progress: Callable[[Event], None], run: Run, what: str, count: int, total: int | None = None
 ) -> None:
-    tell(Event(run, what, count, total))
+    on_progress(Event(run, what, count, total))
 
 
 def _free(folder: Folder, begun: Comparison) -> Container[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ultraedit.comparison.figures import seconds, size
+from ultraedit.comparison.formatting import seconds, size
 from ultraedit.comparison.labels import nearest, place
 from ultraedit.comparison.result import Cost
 from ultraedit.comparison.state import Comparison

@@ -11,14 +11,14 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import storage
+from ultraedit.comparison.case_check import CaseCheck
 from ultraedit.comparison.plan import Options, Plan, Run
-from ultraedit.comparison.survey import Survey
 from ultraedit.data import read_cases
 from ultraedit.data.faults import cause
 from ultraedit.encoding.tokenise import Encoder, ends_answers
 from ultraedit.encoding.windows import windows
 from ultraedit.errors import InputError
-from ultraedit.evaluation.generation import context_length
+from ultraedit.forward.generate import context_length
 from ultraedit.methods.base import Method
 from ultraedit.methods.registry import available, method_class
 from ultraedit.methods.settings import is_count
@@ -80,25 +80,25 @@ def prepare(
     built = _built(chosen, kinds, skeleton)
     tokenizer = _tokenizer(model)
     options = _checked(options or Options(), tokenizer)
-    survey = Survey(file, _encoder(tokenizer, options), context_length(skeleton))
+    case_check = CaseCheck(file, _encoder(tokenizer, options), context_length(skeleton))
     required = [built[name] for name in built if methods is not None or name in chosen]
     for case in read_cases(file, limit=limit):
-        survey.add(case)
-        survey.check_subjects(required)
+        case_check.add(case)
+        case_check.check_subjects(required)
     runs = []
     for name, kind in kinds.items():
-        if built[name] not in required and not survey.allows(built[name]):
+        if built[name] not in required and not case_check.allows(built[name]):
             continue
         own = chosen.get(name, {})
         runs.append(Run(name, name, own))
-        if at_once and kind.info.also_at_once and turn_size < survey.digest.count:
+        if at_once and kind.info.also_at_once and turn_size < case_check.digest.count:
             runs.append(Run(f"{name}-at-once", name, own, at_once=True))
     return Plan(
         model=model,
         fingerprint=_fingerprint(model),
         file=file,
-        digest=survey.digest.value,
-        edits=survey.digest.count,
+        digest=case_check.digest.value,
+        edits=case_check.digest.count,
         turn_size=turn_size,
         limit=limit,
         options=options,

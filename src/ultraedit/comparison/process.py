@@ -13,7 +13,7 @@ from typing import Literal
 
 from ultraedit.comparison.folder import Folder
 from ultraedit.comparison.plan import Run
-from ultraedit.comparison.telling import Tell
+from ultraedit.comparison.progress import RunProgress
 from ultraedit.data.faults import one_line
 from ultraedit.errors import INTERRUPTED
 from ultraedit.storage.atomic import named_failures
@@ -41,7 +41,7 @@ def carry_out(
     *,
     save_seconds: float,
     keep_model: bool,
-    tell: Tell,
+    on_progress: RunProgress,
 ) -> Ended:
     """Start a run and wait for its end.
 
@@ -52,7 +52,7 @@ def carry_out(
         folder: Of the comparison.
         run: Which.
         save_seconds, keep_model: As in `run.perform`.
-        tell: As in `run.perform`.
+        on_progress: As in `run.perform`.
 
     Raises:
         UltraEditError: the run's folder cannot be written to.
@@ -73,7 +73,7 @@ def carry_out(
             command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, text=True,
             process_group=0, env=environment,
         )  # fmt: skip
-        reason, interrupted = _wait(process, tell)
+        reason, interrupted = _wait(process, on_progress)
     if home.result.is_file():
         home.errors.unlink(missing_ok=True)
         return Ended("done", interrupted=interrupted)
@@ -82,7 +82,7 @@ def carry_out(
     return Ended("failed", reason or _last_words(process.returncode, home.errors))
 
 
-def _wait(process: subprocess.Popen[str], tell: Tell) -> tuple[str, bool]:
+def _wait(process: subprocess.Popen[str], on_progress: RunProgress) -> tuple[str, bool]:
     """The reason it gave for failing, and whether an interrupt was handed on to it."""
     reason, interrupted = "", False
     assert process.stdout is not None
@@ -94,7 +94,7 @@ def _wait(process: subprocess.Popen[str], tell: Tell) -> tuple[str, bool]:
                     if message["what"] == "failed":
                         reason = one_line(message["reason"])
                     else:
-                        tell(message["what"], message["count"], message["total"])
+                        on_progress(message["what"], message["count"], message["total"])
                 process.wait()
             except KeyboardInterrupt:
                 interrupted = True

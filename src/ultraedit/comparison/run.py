@@ -14,8 +14,8 @@ from ultraedit.comparison.folder import RunFolder, as_text, write_text
 from ultraedit.comparison.machine import machine
 from ultraedit.comparison.memory import Memory
 from ultraedit.comparison.plan import Plan, Run
+from ultraedit.comparison.progress import RunProgress, part_progress, silent
 from ultraedit.comparison.result import Cost, Result
-from ultraedit.comparison.telling import Tell, told_part, untold
 from ultraedit.comparison.turns import TurnLog, TurnRecord
 from ultraedit.data import read_cases
 from ultraedit.evaluation.report import CaseResult, Report
@@ -33,7 +33,7 @@ def perform(
     save_seconds: float,
     keep_model: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    tell: Tell = untold,
+    on_progress: RunProgress = silent,
 ) -> Result | None:
     """Carry a run through, from where it stopped if it was begun before.
 
@@ -44,7 +44,7 @@ def perform(
         save_seconds: Seconds of editing from one save to the next; a crash loses these.
         keep_model: Whether the edited model stays when the result is there.
         stop: Asked before every turn.
-        tell: Told how many more `edits`, and then `cases`, are done, and of what takes long.
+        on_progress: Told how many more `edits`, and then `cases`, are done, and of what takes long.
 
     Returns:
         None where it was stopped or interrupted before all edits were written; what was
@@ -57,15 +57,15 @@ def perform(
     log = TurnLog(folder.turns)
     editor, loaded = begin(plan, run, folder, log)
     progress = progress_of(editor, plan, run, folder)
-    editor.bench.progress = partial(told_part, tell)
-    tell("edits", progress.records)
+    editor.workbench.progress = partial(part_progress, on_progress)
+    on_progress("edits", progress.records)
     edits = (case.edit for case in read_cases(plan.file, limit=plan.limit))
     saver = _Saver(editor, folder, log, save_seconds)
     meter = _Meter(editor, loaded)
 
     def on_turn(turn: Turn) -> None:
         log.append(meter.record(turn))
-        tell("edits", len(turn.edits))
+        on_progress("edits", len(turn.edits))
 
     with interruptible() as interrupted:
 
@@ -88,15 +88,16 @@ def perform(
         raise outcome.failure
     if not outcome.progress.is_complete:
         return None
-    report = _evaluate(editor, plan, folder, lambda: tell("cases", 1))
+    report = _evaluate(editor, plan, folder, lambda: on_progress("cases", 1))
     result = Result(
         run,
         {
             "modules": editor.modules,
             "lr": getattr(editor.method, "lr", None),
-            "batch_tokens": editor.bench.batch_tokens,
+            "batch_tokens": editor.workbench.batch_tokens,
         },
-        machine(editor.bench.device) | {"dtype": str(editor.model.dtype).removeprefix("torch.")},
+        machine(editor.workbench.device)
+        | {"dtype": str(editor.model.dtype).removeprefix("torch.")},
         Cost.of(log.turns),
         report,
     )
@@ -138,7 +139,7 @@ class _Meter:
 
     def __init__(self, editor: Editor, loaded: int | None) -> None:
         self.method = editor.method
-        self.memory = Memory(editor.bench.device)
+        self.memory = Memory(editor.workbench.device)
         self.loaded = loaded
         self.began = 0.0
 

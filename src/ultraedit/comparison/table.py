@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ultraedit.comparison.figures import NOTHING, perplexity, seconds, share, size
+from ultraedit.comparison.formatting import NOTHING, perplexity, seconds, share, size
 from ultraedit.comparison.plan import Run
 from ultraedit.comparison.result import Result
 from ultraedit.comparison.state import ROUTED, Comparison

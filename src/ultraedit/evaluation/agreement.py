@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
 
-from ultraedit.bench import Bench
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, CHUNK
+from ultraedit.workbench import ModelWorkbench
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Agreement:
 
 
 def agreement(
-    bench: Bench,
+    workbench: ModelWorkbench,
     prompts: Iterable[tuple[str, str]],
     *,
     unedited: Callable[[], AbstractContextManager[object]],
@@ -53,11 +53,11 @@ def agreement(
     count = 0
     changed: list[Change] = []
     while chunk := list(islice(iterator, CHUNK)):
-        ids = [bench.encoder.prompt_ids(prompt) for _, prompt in chunk]
+        ids = [workbench.encoder.prompt_ids(prompt) for _, prompt in chunk]
 
         with unedited():
-            before = bench.answers(ids, answer_tokens)
-        after = bench.answers(ids, answer_tokens)
+            before = workbench.answers(ids, answer_tokens)
+        after = workbench.answers(ids, answer_tokens)
         for (name, prompt), old, new in zip(chunk, before, after, strict=True):
             if old.ids != new.ids:
                 changed.append(Change(name, prompt, old.text, new.text))

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ultraedit.bench import Bench
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
-from ultraedit.evaluation.generation import Answer, matches
+from ultraedit.evaluation.matching import matches
 from ultraedit.evaluation.perplexity import perplexity
 from ultraedit.evaluation.report import CaseResult, Report, Scores, Tally, mean_scores
+from ultraedit.forward.generate import Answer
 from ultraedit.records import Case, Edit
+from ultraedit.workbench import ModelWorkbench
 
 CHUNK = 512
 ANSWER_TOKENS = 24
@@ -49,7 +50,7 @@ class Measured:
 
 
 def evaluate(
-    bench: Bench,
+    workbench: ModelWorkbench,
     cases: Iterable[Case | Edit],
     *,
     unedited: Callable[[], AbstractContextManager[object]] | None,
@@ -63,9 +64,9 @@ def evaluate(
     """Scores of all cases after editing, beside the unedited model's.
 
     Args:
-        bench: The edited model.
+        workbench: The edited model.
         cases: Read lazily, a few hundred at a time; an edit is a case without probes.
-        unedited: A context in which `bench.model` answers as it did before any edit; None
+        unedited: A context in which `workbench.model` answers as it did before any edit; None
             where no such model is known, and nothing is compared then.
         baseline: Whether to score the unedited model too. Locality agreement is measured
             in any case.
@@ -85,7 +86,7 @@ def evaluate(
     whole = (Case(case) if isinstance(case, Edit) else case for case in cases)
     for chunk in _chunks(whole, CHUNK):
         for result in _evaluate_chunk(
-            bench, chunk, count, unedited, baseline, generate, answer_tokens
+            workbench, chunk, count, unedited, baseline, generate, answer_tokens
         ):
             before.add(result.before)
             after.add(result.after)
@@ -101,9 +102,11 @@ def evaluate(
         if unedited is not None:
             with unedited():
                 drift["before"] = perplexity(
-                    bench.model, bench.tokenizer, text, device=bench.device
+                    workbench.model, workbench.tokenizer, text, device=workbench.device
                 )
-        drift["after"] = perplexity(bench.model, bench.tokenizer, text, device=bench.device)
+        drift["after"] = perplexity(
+            workbench.model, workbench.tokenizer, text, device=workbench.device
+        )
     return Report(
         count=count,
         counts=after.cases(),
@@ -125,7 +128,7 @@ def questions(case: Case, place: int, encoder: Encoder) -> Iterator[Question]:
 
 
 def _evaluate_chunk(
-    bench: Bench,
+    workbench: ModelWorkbench,
     chunk: Sequence[Case],
     start: int,
     unedited: Callable[[], AbstractContextManager[object]] | None,
@@ -136,12 +139,12 @@ def _evaluate_chunk(
     asked = [
         question
         for place, case in enumerate(chunk)
-        for question in questions(case, place, bench.encoder)
+        for question in questions(case, place, workbench.encoder)
     ]
     for question in asked:
         case = chunk[question.case]
         for encoded in question.texts:
-            bench.check_length(
+            workbench.check_length(
                 encoded, f"{question.kind} of case {case.edit.id or start + question.case + 1}"
             )
     local = [i for i, question in enumerate(asked) if question.kind == "locality"]
@@ -149,14 +152,14 @@ def _evaluate_chunk(
     old: list[Measured] = []
     with unedited() if unedited else nullcontext():
         if local and unedited:
-            free = _free(bench, [asked[i] for i in local], answer_tokens)
+            free = _free(workbench, [asked[i] for i in local], answer_tokens)
             own = {
                 i: Encoded(asked[i].prompt_ids, answer.ids, len(answer.ids))
                 for i, answer in zip(local, free, strict=True)
             }
         if baseline and unedited:
-            old = _measure(bench, asked, own, generate, answer_tokens)
-    new = _measure(bench, asked, own, generate, answer_tokens)
+            old = _measure(workbench, asked, own, generate, answer_tokens)
+    new = _measure(workbench, asked, own, generate, answer_tokens)
     of_case: list[list[int]] = [[] for _ in chunk]
     for i, question in enumerate(asked):
         of_case[question.case].append(i)
@@ -186,7 +189,7 @@ def _by_kind(
 
 
 def _measure(
-    bench: Bench,
+    workbench: ModelWorkbench,
     asked: Sequence[Question],
     own: dict[int, Encoded],
     generate: bool,
@@ -194,9 +197,9 @@ def _measure(
 ) -> list[Measured]:
     """Every question's scores; of several accepted answers the best one counts."""
     texts = [text for question in asked for text in question.texts]
-    scored = bench.score([*texts, *own.values()])
+    scored = workbench.score([*texts, *own.values()])
     agreed = dict(zip(own, scored[len(texts) :], strict=True))
-    free = _free(bench, asked, answer_tokens) if generate else [None] * len(asked)
+    free = _free(workbench, asked, answer_tokens) if generate else [None] * len(asked)
     remaining = iter(scored)
     measured = []
     for place, (question, answer) in enumerate(zip(asked, free, strict=True)):
@@ -218,8 +221,8 @@ def _measure(
     return measured
 
 
-def _free(bench: Bench, asked: Sequence[Question], answer_tokens: int) -> list[Answer]:
-    return bench.answers([question.prompt_ids for question in asked], answer_tokens)
+def _free(workbench: ModelWorkbench, asked: Sequence[Question], answer_tokens: int) -> list[Answer]:
+    return workbench.answers([question.prompt_ids for question in asked], answer_tokens)
 
 
 def _chunks(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:

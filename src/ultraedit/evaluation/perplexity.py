@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit.encoding.windows import windows
-from ultraedit.evaluation.generation import context_length
+from ultraedit.forward.generate import context_length
 
 WINDOW = 512
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ultraedit.core.shift import LowRank, Shift
+from ultraedit.linalg.shift import LowRank, Shift
 
 Factors = tuple[Tensor, Tensor]
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ultraedit.core.shift import Shift
 from ultraedit.errors import InputError
 from ultraedit.export.adapter import require_peft, write_adapter
 from ultraedit.export.components import Components, of_dense, of_factors
@@ -16,6 +15,7 @@ from ultraedit.export.history import Factors, stacked
 from ultraedit.export.modules import EditedModules
 from ultraedit.export.source import at_one_version, origin, require_format
 from ultraedit.export.staging import new_folder
+from ultraedit.linalg.shift import Shift
 from ultraedit.storage.manifest import Manifest, read_manifest
 
 TOLERANCE = 0.05

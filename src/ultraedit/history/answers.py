@@ -10,7 +10,7 @@ from ultraedit.evaluation.evaluate import ANSWER_TOKENS
 from ultraedit.storage import EditRecord
 
 if TYPE_CHECKING:
-    from ultraedit.bench import Bench
+    from ultraedit.workbench import ModelWorkbench
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Answer:
     learned: bool
 
 
-def answers(bench: Bench, records: Sequence[EditRecord]) -> list[Answer]:
+def answers(workbench: ModelWorkbench, records: Sequence[EditRecord]) -> list[Answer]:
     """The answers of the model as it is now, in the order of the edits.
 
     Raises:
@@ -32,11 +32,11 @@ def answers(bench: Bench, records: Sequence[EditRecord]) -> list[Answer]:
     texts = []
     for record in records:
         target = record.target if isinstance(record.target, str) else record.target[0]
-        texts.append(bench.encoder.encode(record.prompt, target))
-        bench.check_length(texts[-1], f"fact {record.id}")
-    prompts = [bench.encoder.prompt_ids(record.prompt) for record in records]
-    said = bench.answers(prompts, ANSWER_TOKENS)
-    scored = bench.score(texts)
+        texts.append(workbench.encoder.encode(record.prompt, target))
+        workbench.check_length(texts[-1], f"fact {record.id}")
+    prompts = [workbench.encoder.prompt_ids(record.prompt) for record in records]
+    said = workbench.answers(prompts, ANSWER_TOKENS)
+    scored = workbench.score(texts)
     return [
         Answer(free.text, bool(one.correct.all())) for free, one in zip(said, scored, strict=True)
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ultraedit.core.shift import Shift
 from ultraedit.history.effect import in_effect
+from ultraedit.linalg.shift import Shift
 from ultraedit.storage import Layout, open_journal, read_factors
 
 

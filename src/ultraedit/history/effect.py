@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ultraedit.storage import Outline
+from ultraedit.errors import InputError
+from ultraedit.storage import Head, Journal, Outline
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,23 @@ def in_effect(outline: Mapping[int, Outline], number: int) -> InEffect:
             removed.add((entry.of, entry.place))
         number -= 1
     return InEffect(tuple(reversed(turns)), frozenset(removed), tuple(reversed(passed)))
+
+
+def locate(journal: Journal, head: Head, edit: str, turn: int | None) -> tuple[int, int]:
+    """Entry and place of the newest edit in effect with that id.
+
+    Raises:
+        InputError: there is none.
+    """
+    effect = in_effect(journal.outline(), head.number)
+    all_found = journal.find(edit)
+    found = [
+        spot
+        for spot in all_found
+        if spot[0] in effect.turns and spot not in effect.removed and turn in (None, spot[0])
+    ]
+    if found:
+        return found[-1]
+    if all_found:
+        raise InputError(f"edit {edit} is not in effect{'' if turn is None else ' in that turn'}")
+    raise InputError(f"there is no edit with id {edit}; `ultraedit log --edits` lists them")

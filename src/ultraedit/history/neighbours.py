@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ultraedit.history.answers import Answer
-from ultraedit.history.effect import in_effect
-from ultraedit.history.undo import locate
+from ultraedit.history.effect import in_effect, locate
 from ultraedit.storage import EditRecord, Entry, Layout, open_journal
 from ultraedit.storage.shards import read_header, read_tensor
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ultraedit.core.shift import Dense, LowRank, Shift
+from ultraedit.linalg.shift import Dense, LowRank, Shift
 from ultraedit.records import Turn, check_text
 from ultraedit.storage import KEEP_ALL, Change, EditRecord, Entry, Layout, Update, now
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ultraedit.core.apply import shifted
-from ultraedit.core.shift import Shift
 from ultraedit.errors import InputError
+from ultraedit.linalg.apply import shifted
+from ultraedit.linalg.shift import Shift
 from ultraedit.methods.registry import method_class
 from ultraedit.storage import (
     Entry,

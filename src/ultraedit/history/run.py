@@ -10,14 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ultraedit.core.prefix import LOOKAHEAD_EDITS
 from ultraedit.errors import InputError, UltraEditError
+from ultraedit.forward.prefix import LOOKAHEAD_EDITS
 from ultraedit.history.effect import in_effect
 from ultraedit.records import Edit, Turn
 from ultraedit.storage import Layout, open_journal
 
 if TYPE_CHECKING:
-    from ultraedit.editor import Editor
+    from ultraedit.session import Session
 
 
 AUTO_LOOKAHEAD = 0
@@ -84,7 +84,7 @@ class Progress:
         return self.records >= self.total
 
 
-def runs_of(editor: Editor, out: Path) -> list[Progress]:
+def runs_of(editor: Session, out: Path) -> list[Progress]:
     """How far each file was read that is in effect in `out`, the last one first.
 
     Without a journal only the last one is known.
@@ -173,7 +173,7 @@ class Outcome:
 
 
 def write_all(
-    editor: Editor,
+    editor: Session,
     edits: Iterator[Edit],
     progress: Progress,
     *,
@@ -211,7 +211,7 @@ def write_all(
             raise
         outcome.failure = error
     finally:
-        editor.bench.forget()
+        editor.workbench.forget()
     # What was written before a turn failed is good, and may have taken hours.
     if save is not None and unsaved:
         save()
@@ -219,7 +219,7 @@ def write_all(
 
 
 def _batches(
-    editor: Editor, edits: Iterator[Edit], progress: Progress, stop: Callable[[], bool]
+    editor: Session, edits: Iterator[Edit], progress: Progress, stop: Callable[[], bool]
 ) -> Iterator[list[Edit]]:
     """The edits turn by turn, every window of them read ahead."""
     done = progress.records - progress.window_start
@@ -234,7 +234,7 @@ def _batches(
 
 
 def _turn(
-    editor: Editor, batch: Sequence[Edit], outcome: Outcome, on_turn: Callable[[Turn], None]
+    editor: Session, batch: Sequence[Edit], outcome: Outcome, on_turn: Callable[[Turn], None]
 ) -> None:
     before, after = editor.run, outcome.progress.after(batch)
     editor.run = after.to_json()

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ultraedit.core.shift import LowRank, Shift
 from ultraedit.errors import InputError
-from ultraedit.history.effect import in_effect
+from ultraedit.history.effect import locate
+from ultraedit.history.neighbours import Neighbour
 from ultraedit.history.pending import this_user
 from ultraedit.history.rebuild import apply_shifts, check_rebuildable, rebuild, served, threads
+from ultraedit.linalg.shift import LowRank, Shift
 from ultraedit.storage import (
     Change,
     Entry,
     Head,
-    Journal,
     Layout,
     Snapshot,
     Update,
@@ -31,9 +31,6 @@ from ultraedit.storage import (
     settle,
     write,
 )
-
-if TYPE_CHECKING:
-    from ultraedit.history.neighbours import Neighbour
 
 
 @dataclass(frozen=True)
@@ -155,26 +152,6 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
     )  # fmt: skip
     _write(out, after, head, digest, Change(made, passes, None))
     return Undone(head.number + 1, found, made.turns, made.edits)
-
-
-def locate(journal: Journal, head: Head, edit: str, turn: int | None) -> tuple[int, int]:
-    """Entry and place of the newest edit in effect with that id.
-
-    Raises:
-        InputError: there is none.
-    """
-    effect = in_effect(journal.outline(), head.number)
-    all_found = journal.find(edit)
-    found = [
-        spot
-        for spot in all_found
-        if spot[0] in effect.turns and spot not in effect.removed and turn in (None, spot[0])
-    ]
-    if found:
-        return found[-1]
-    if all_found:
-        raise InputError(f"edit {edit} is not in effect{'' if turn is None else ' in that turn'}")
-    raise InputError(f"there is no edit with id {edit}; `ultraedit log --edits` lists them")
 
 
 def contribution(layout: Layout, head: Head, entry: Entry, place: int) -> list[Mapping[str, Shift]]:

@@ -20,14 +20,14 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ultraedit.core.capture import Loss, Rows
-from ultraedit.core.loss import loss_gradient
-from ultraedit.core.shift import Shift
-from ultraedit.core.spot_rows import SpotRows
 from ultraedit.encoding.batching import Batch, Query
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
-from ultraedit.evaluation.teacher_forced import Scored
+from ultraedit.forward.capture import Loss, Rows
+from ultraedit.forward.loss import loss_gradient
+from ultraedit.forward.score import Scored
+from ultraedit.forward.spot_rows import SpotRows
+from ultraedit.linalg.shift import Shift
 from ultraedit.models.presets import published_modules
 from ultraedit.models.target import Target
 from ultraedit.progress import Advance
@@ -217,7 +217,7 @@ class Method(ABC):
         """What the journal keeps of a turn beside shifts of low rank, for maps of these (d, e)."""
         return 0
 
-    def attach(self, bench: Workbench) -> None:  # noqa: B027 - optional
+    def attach(self, workbench: Workbench) -> None:  # noqa: B027 - optional
         """Called once, before the first turn; wrapping methods install themselves here."""
 
     def detach(self) -> None:  # noqa: B027 - optional
@@ -225,12 +225,12 @@ class Method(ABC):
 
     @abstractmethod
     def passes(
-        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+        self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
         """Yield the shifts of one turn, pass by pass, by module name.
 
         Args:
-            bench: The model as it is now.
+            workbench: The model as it is now.
             edits: The turn's edits.
             texts: The same edits as token ids; `edit_index` of the shifts' rows are places
                 in this sequence.

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.optim import Adam
 from transformers import PreTrainedModel
 
-from ultraedit.core.capture import frozen
-from ultraedit.core.shift import Dense
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
+from ultraedit.forward.capture import frozen
+from ultraedit.linalg.shift import Dense
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive, is_count
 from ultraedit.models.presets import output_projections
@@ -70,24 +70,24 @@ class FineTuning(Method):
         return output_projections(model, middle)
 
     def passes(
-        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+        self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
         lr = 5e-4 if self.config.lr == "auto" else float(self.config.lr)
-        with tuning(bench) as weights:
+        with tuning(workbench) as weights:
             before = {name: weight.detach().clone() for name, weight in weights.items()}
             optimiser = Adam(weights.values(), lr=lr)
             for epoch in range(self.config.epochs):
-                if self._epoch(bench, texts, weights, optimiser, epoch) < self.config.enough:
+                if self._epoch(workbench, texts, weights, optimiser, epoch) < self.config.enough:
                     break
             moved = {name: weight.detach() - before[name] for name, weight in weights.items()}
         yield {
-            name: Dense(delta.T.contiguous() if bench.targets[name].transposed else delta)
+            name: Dense(delta.T.contiguous() if workbench.targets[name].transposed else delta)
             for name, delta in moved.items()
         }
 
     def _epoch(
         self,
-        bench: Workbench,
+        workbench: Workbench,
         texts: Sequence[Encoded],
         weights: dict[str, Tensor],
         optimiser: Adam,
@@ -99,13 +99,13 @@ class FineTuning(Method):
         for first in range(0, len(order), self.config.batch):
             chunk = [texts[place] for place in order[first : first + self.config.batch]]
             asked = sum(len(text.target) for text in chunk)
-            total += step(bench, chunk, weights, optimiser, asked)
+            total += step(workbench, chunk, weights, optimiser, asked)
             tokens += asked
         return total / tokens
 
 
 def step(
-    bench: Workbench,
+    workbench: Workbench,
     texts: Sequence[Encoded],
     weights: dict[str, Tensor],
     optimiser: Adam,
@@ -116,12 +116,12 @@ def step(
     Returns:
         Their summed loss before the step.
     """
-    served = {name: bench.targets[name].parameter for name in weights}
+    served = {name: workbench.targets[name].parameter for name in weights}
     optimiser.zero_grad()
     total = 0.0
-    for batch in bench.batches(texts):
+    for batch in workbench.batches(texts):
         with torch.enable_grad():
-            logits = bench.logits(batch).float()
+            logits = workbench.logits(batch).float()
             labels = batch.labels[batch.answer_mask].to(logits.device)
             loss = F.cross_entropy(logits, labels, reduction="sum")
             gradients = torch.autograd.grad(loss / asked, list(served.values()))
@@ -137,12 +137,12 @@ def step(
 
 
 @contextmanager
-def tuning(bench: Workbench) -> Iterator[dict[str, Tensor]]:
+def tuning(workbench: Workbench) -> Iterator[dict[str, Tensor]]:
     """Float32 copies of the edited weights to optimise; the model's own come back after."""
-    targets: dict[str, Target] = dict(bench.targets)
+    targets: dict[str, Target] = dict(workbench.targets)
     kept = {name: target.parameter.detach().clone() for name, target in targets.items()}
     weights = {n: w.to(torch.float32, copy=True).requires_grad_() for n, w in kept.items()}
-    with frozen(bench.model):
+    with frozen(workbench.model):
         try:
             for target in targets.values():
                 target.parameter.requires_grad_(True)

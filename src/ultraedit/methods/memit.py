@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import UnsupportedModelError
+from ultraedit.linalg.shift import LowRank
 from ultraedit.methods import rome
 from ultraedit.methods.base import MethodInfo, Shifts, Workbench
 from ultraedit.methods.locate.config import LocateConfig
@@ -76,28 +76,28 @@ class Memit(Locating):
         # One for each block, but of that block alone.
         return 1
 
-    def attach(self, bench: Workbench) -> None:
-        for name, block in blocks_of(bench).items():
-            if not adds(bench, block, bench.targets[name].module):
+    def attach(self, workbench: Workbench) -> None:
+        for name, block in blocks_of(workbench).items():
+            if not adds(workbench, block, workbench.targets[name].module):
                 raise UnsupportedModelError(
                     f"memit cannot spread a change over blocks like that of {name}: what its MLP"
                     " gives is not added to the hidden states as it is"
                 )
 
     def passes(
-        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+        self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
-        self.prepare(bench)
-        blocks = blocks_of(bench)
+        self.prepare(workbench)
+        blocks = blocks_of(workbench)
         last = {"last": list(blocks.values())[-1]}
-        own = by_edit(bench, edits, self.config.fact_token, self.before)
+        own = by_edit(workbench, edits, self.config.fact_token, self.before)
         alone = [texts[0] for texts in own]
-        now = at_places(bench, last, alone)["last"][1]
-        essences = [essence(bench, edit, self.config.fact_token) for edit in edits]
-        wanted = now + search(bench, last["last"], now, own, essences, self.config.search)
-        for done, (name, target) in enumerate(bench.targets.items()):
-            keys = mean_keys(bench, {name: target.module}, own)[name]
-            missing = wanted - at_places(bench, last, alone)["last"][1]
+        now = at_places(workbench, last, alone)["last"][1]
+        essences = [essence(workbench, edit, self.config.fact_token) for edit in edits]
+        wanted = now + search(workbench, last["last"], now, own, essences, self.config.search)
+        for done, (name, target) in enumerate(workbench.targets.items()):
+            keys = mean_keys(workbench, {name: target.module}, own)[name]
+            missing = wanted - at_places(workbench, last, alone)["last"][1]
             share = missing / (len(blocks) - done)
             weight = self.config.weight_for(target.d)
             yield {name: spread(keys, share, self.factors[name], weight)}
@@ -125,15 +125,15 @@ def spread(keys: Tensor, residuals: Tensor, factor: Tensor, weight: float) -> Lo
     return LowRank(left.to(keys.dtype), right.to(keys.dtype), index)
 
 
-def blocks_of(bench: Workbench) -> dict[str, nn.Module]:
+def blocks_of(workbench: Workbench) -> dict[str, nn.Module]:
     """The decoder block of every edited module, in the same order.
 
     Raises:
         UnsupportedModelError: a module is in none, or two are in one.
     """
-    path, blocks = decoder_blocks(bench.model)
+    path, blocks = decoder_blocks(workbench.model)
     found: dict[str, nn.Module] = {}
-    for name in bench.targets:
+    for name in workbench.targets:
         number = name.removeprefix(f"{path}.").split(".")[0]
         if not name.startswith(f"{path}.") or not number.isdecimal():
             raise UnsupportedModelError(f"memit cannot edit {name}: it is in no decoder block")
@@ -143,15 +143,15 @@ def blocks_of(bench: Workbench) -> dict[str, nn.Module]:
     return found
 
 
-def adds(bench: Workbench, block: nn.Module, module: nn.Module) -> bool:
+def adds(workbench: Workbench, block: nn.Module, module: nn.Module) -> bool:
     """Whether what is added to the module's output is added to the block's as it is."""
-    ids = tuple(bench.encoder.token_ids("a"))
+    ids = tuple(workbench.encoder.token_ids("a"))
     text = Located(Encoded(ids, ids[-1:], 1), len(ids) - 1)
-    before = at_places(bench, {"block": block}, [text])["block"][1]
+    before = at_places(workbench, {"block": block}, [text])["block"][1]
     size = float(before.abs().mean())
     handle = module.register_forward_hook(lambda module, args, output: output + size)
     try:
-        after = at_places(bench, {"block": block}, [text])["block"][1]
+        after = at_places(workbench, {"block": block}, [text])["block"][1]
     finally:
         handle.remove()
     return float((after - before - size).abs().mean()) < TOLERANCE * size

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
+from ultraedit.linalg.shift import LowRank
 from ultraedit.methods.base import MethodInfo, Shifts, Workbench
 from ultraedit.methods.locate.config import LocateConfig
 from ultraedit.methods.locate.contexts import by_edit, essence
@@ -45,16 +45,16 @@ class Rome(Locating):
         return main_outputs(model, early)
 
     def passes(
-        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+        self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
-        self.prepare(bench)
+        self.prepare(workbench)
         for place, edit in enumerate(edits):
-            own = by_edit(bench, [edit], self.config.fact_token, self.before)
-            for name, target in bench.targets.items():
-                keys = mean_keys(bench, {name: target.module}, own)[name]
+            own = by_edit(workbench, [edit], self.config.fact_token, self.before)
+            for name, target in workbench.targets.items():
+                keys = mean_keys(workbench, {name: target.module}, own)[name]
                 change = search(
-                    bench, target.module, given(target, keys), own,
-                    [essence(bench, edit, self.config.fact_token)], self.config.search,
+                    workbench, target.module, given(target, keys), own,
+                    [essence(workbench, edit, self.config.fact_token)], self.config.search,
                 )  # fmt: skip
                 yield {name: rank_one(keys[0], change[0], self.factors[name], place)}
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ultraedit.core.prefix import PREFIX_BYTES, Prefix
 from ultraedit.errors import UnsupportedModelError
+from ultraedit.forward.prefix import PREFIX_BYTES, Prefix
 
 Role = Literal["input", "output"]
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ultraedit.core.prefix import LOOKAHEAD_EDITS, PREFIX_BYTES
 from ultraedit.encoding.plan import Widths, plan_apart
+from ultraedit.forward.prefix import LOOKAHEAD_EDITS, PREFIX_BYTES
 from ultraedit.models.discover import frozen_below
 from ultraedit.models.presets import inner_size
 

@@ -1,6 +1,6 @@
 """OUT, the edited model on disk: base shards once, small files per turn, and their journal."""
 
-from ultraedit.storage.decision import Update, checksums
+from ultraedit.storage.commit import Update, checksums
 from ultraedit.storage.entry import Change, EditRecord, Entry, now
 from ultraedit.storage.factors import read_factors, read_snapshot
 from ultraedit.storage.folder import read, read_settings, write

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from ultraedit.core.shift import Shift
+from ultraedit.linalg.shift import Shift
 from ultraedit.records import Answers
 from ultraedit.storage.filerecord import FileRecord
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ultraedit.core.shift import Dense, LowRank, Shift
 from ultraedit.errors import InputError
+from ultraedit.linalg.shift import Dense, LowRank, Shift
 from ultraedit.storage.atomic import write_file
 from ultraedit.storage.filerecord import FileRecord
 from ultraedit.storage.shards import read_tensors, write_tensors

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ultraedit.errors import InputError
 from ultraedit.storage.atomic import named_failures, sync_folder, write_file
-from ultraedit.storage.decision import Update, clear_beyond
+from ultraedit.storage.commit import Update, clear_beyond
 from ultraedit.storage.filerecord import check_size
 from ultraedit.storage.journal import Journal
 from ultraedit.storage.layout import INTERNAL, Layout, check_destination, is_edited_model

@@ -21,6 +21,7 @@ from ultraedit.storage.atomic import (
 )
 from ultraedit.storage.atomic import replace as replace_file
 from ultraedit.storage.base import Base, build_base
+from ultraedit.storage.commit import Decision, FileDecision, JournalDecision, Update
 from ultraedit.storage.config_files import (
     CONFIG,
     config_of,
@@ -32,7 +33,6 @@ from ultraedit.storage.config_files import (
     save_tokenizer,
     write_warning,
 )
-from ultraedit.storage.decision import Decision, FileDecision, JournalDecision, Update
 from ultraedit.storage.factors import write_record
 from ultraedit.storage.filerecord import FileRecord
 from ultraedit.storage.fingerprint import base_places, fingerprint

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ultraedit import Edit, Editor, InputError, TurnRefusedError
-from ultraedit.methods.anchored import Anchored, AnchoredConfig, derive
+from ultraedit.methods.anchored import Anchored, AnchoredConfig, defaults
 from ultraedit.methods.anchored.anchors import measured
 from ultraedit.methods.anchored.contexts import forms
 from ultraedit.methods.anchored.method import last_of_each
@@ -19,12 +19,12 @@ MORE = [Edit("what is", "the guitar was born"), Edit("who plays jazz", "guitar")
 
 
 def weights(editor):
-    return {name: m.master.clone() for name, m in editor.bench.masters.items()}
+    return {name: m.master.clone() for name, m in editor.workbench.masters.items()}
 
 
 def losses(editor, edits):
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
-    return [float(one.losses.sum()) for one in editor.bench.score(texts)]
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+    return [float(one.losses.sum()) for one in editor.workbench.score(texts)]
 
 
 def test_every_architecture_learns(build, architecture, tokenizer):
@@ -32,7 +32,7 @@ def test_every_architecture_learns(build, architecture, tokenizer):
     before = losses(editor, EDITS)
     editor.edit(EDITS)
     assert all(new < old for new, old in zip(losses(editor, EDITS), before, strict=True))
-    assert editor.bench.is_finite()
+    assert editor.workbench.is_finite()
 
 
 def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
@@ -42,8 +42,8 @@ def test_passes_go_on_until_a_turn_is_learned_and_no_further(build, tokenizer):
     short = [Edit("who plays jazz", "paris"), Edit("where was person born", "guitar")]
     turn = editor.edit(short)
     assert 1 < turn.passes < 60
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in short]
-    for one in editor.bench.score(texts):
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in short]
+    for one in editor.workbench.score(texts):
         assert float(one.losses.max()) <= -math.log(0.05)
     again = editor.edit(short)
     assert again.passes == 0
@@ -55,17 +55,17 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     names = [f"model.layers.{n}.mlp.down_proj" for n in (1, 2)]
     method = Anchored(AnchoredConfig(passes=1, lr=0.002, threshold=0.9, forms=0))
     editor = Editor(build("llama"), tokenizer, method=method, modules=names)
-    bench = editor.bench
-    first = [forms(bench, e, bench.encoder.encode(e.prompt, e.answers[0]), (), 0.9)[0]
+    workbench = editor.workbench
+    first = [forms(workbench, e, workbench.encoder.encode(e.prompt, e.answers[0]), (), 0.9)[0]
              for e in EDITS]  # fmt: skip
-    parts = [bench.capture_spots([one.text], [one.places]) for one in first]
-    metrics = {n: one.metric.double() for n, one in measured(bench, 48, None).items()}
+    parts = [workbench.capture_spots([one.text], [one.places]) for one in first]
+    metrics = {n: one.metric.double() for n, one in measured(workbench, 48, None).items()}
     # Row by row: the gradient of each text's loss with respect to all weights.
     jacobian = torch.stack(
         [torch.cat([torch.outer(p.inputs[n][0].double(), p.gradients[n][0].double()).flatten()
                     for n in names]) for p in parts]
     )  # fmt: skip
-    width = editor.bench.targets[names[0]].e
+    width = editor.workbench.targets[names[0]].e
     cost = torch.block_diag(
         *[
             torch.kron(torch.linalg.inv(metrics[n]).contiguous(), torch.eye(width).double())
@@ -78,7 +78,7 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     goals = [torch.full((len(one.text.target),), math.log(0.9 / 0.1) + 3.0) for one in first]
     for goal in goals:
         goal[-1] = 3.0
-    assert (derive.BEYOND, derive.END) == (3.0, 0.5)
+    assert (defaults.BEYOND, defaults.END) == (3.0, 0.5)
     chances = [part.losses.double().neg().exp() for part in parts]
     # With the lead z = log p - log(1 - p), a token's loss falls by 1 - p for every nat of z.
     wanted = [0.002 * ((1 - p) * (goal - p.log() + (1 - p).log())).sum()
@@ -118,10 +118,10 @@ def test_state_comes_back_and_goes_on_to_the_same_bits(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method="anchored", modules=modules)
     editor.edit(EDITS)
     state = {k: v.clone() for k, v in editor.method.state_dict().items()}
-    masters = {n: m.copy() for n, m in editor.bench.masters.items()}
+    masters = {n: m.copy() for n, m in editor.workbench.masters.items()}
     editor.edit(MORE)
     ahead = weights(editor)
-    editor.bench.restore(masters)
+    editor.workbench.restore(masters)
     editor.method.load_state_dict({k: state[k] for k in sorted(state)})
     editor.edit(MORE)
     assert all(torch.equal(ahead[n], w) for n, w in weights(editor).items())
@@ -131,10 +131,10 @@ def test_replaying_what_the_journal_keeps_is_the_turn(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method="anchored")
     follower = Anchored()
     for edits in (EDITS, MORE, EDITS[:1]):
-        texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+        texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
         passes = []
-        for shifts in editor.method.passes(editor.bench, edits, texts):
-            editor.bench.apply(shifts)
+        for shifts in editor.method.passes(editor.workbench, edits, texts):
+            editor.workbench.apply(shifts)
             passes.append(dict(shifts))
         record = editor.method.record()
         assert record
@@ -162,9 +162,9 @@ def test_a_turn_that_fails_leaves_no_trace(build, tokenizer, monkeypatch):
         calls.append(shifts)
         if len(calls) == 2:
             raise TurnRefusedError("full")
-        type(editor.bench).apply(editor.bench, shifts)
+        type(editor.workbench).apply(editor.workbench, shifts)
 
-    monkeypatch.setattr(editor.bench, "apply", failing)
+    monkeypatch.setattr(editor.workbench, "apply", failing)
     with pytest.raises(TurnRefusedError):
         editor.edit(MORE)
     monkeypatch.undo()
@@ -215,22 +215,24 @@ def test_the_last_edit_of_a_prompt_counts():
 
 def test_a_subject_is_where_an_edit_is_written(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method="anchored")
-    bench = editor.bench
+    workbench = editor.workbench
     edit = Edit("the capital of france is", "paris", subject="france")
-    text = bench.encoder.encode(edit.prompt, "paris")
+    text = workbench.encoder.encode(edit.prompt, "paris")
     behind = ("jazz guitar. ", "who was born. ")
-    found = forms(bench, edit, text, behind, 0.9)
-    ends = [bench.tokenizer.decode([one.text.ids[one.places[0]]]).strip()[-1:] for one in found]
+    found = forms(workbench, edit, text, behind, 0.9)
+    ends = [workbench.tokenizer.decode([one.text.ids[one.places[0]]]).strip()[-1:] for one in found]
     # The edit itself, the question that it answers, and behind two beginnings.
     assert ends == ["e"] * 4
     assert found[0].text == text
-    assert [one.asked for one in found] == [0.9] + [derive.BEHIND] * 3
-    assert "?" in bench.tokenizer.decode(found[1].text.prompt)
+    assert [one.asked for one in found] == [0.9] + [defaults.BEHIND] * 3
+    assert "?" in workbench.tokenizer.decode(found[1].text.prompt)
     # Only what the edit was given with ends with its answer.
-    eos = bench.tokenizer.eos_token_id
+    eos = workbench.tokenizer.eos_token_id
     assert [one.text.ids[-1] == eos for one in found] == [True, False, False, False]
     # A first token is never written at.
-    start = forms(bench, Edit("france", "paris"), bench.encoder.encode("france", "paris"), (), 0.9)
+    start = forms(
+        workbench, Edit("france", "paris"), workbench.encoder.encode("france", "paris"), (), 0.9
+    )
     assert all(one.places[0] >= min(1, len(one.text.prompt) - 1) for one in start)
 
 

@@ -43,7 +43,7 @@ def edited(base, tmp_path):
 
 
 def weights(editor):
-    return {name: master.master.clone() for name, master in editor.bench.masters.items()}
+    return {name: master.master.clone() for name, master in editor.workbench.masters.items()}
 
 
 def test_it_is_what_auto_stands_for(build, tokenizer, monkeypatch):
@@ -128,14 +128,14 @@ def test_the_command_line_takes_it_and_goes_on_to_the_same_bits(base, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(build, tokenizer, dtype):
     editor = Editor(build("llama").to(dtype), tokenizer, method="anchored")
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in TURNS[0]]
-    before = sum(float(s.losses.sum()) for s in editor.bench.score(texts))
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in TURNS[0]]
+    before = sum(float(s.losses.sum()) for s in editor.workbench.score(texts))
     editor.edit(TURNS[0])
-    assert sum(float(s.losses.sum()) for s in editor.bench.score(texts)) < 0.7 * before
+    assert sum(float(s.losses.sum()) for s in editor.workbench.score(texts)) < 0.7 * before
 
 
 def test_an_edit_of_one_token(build, tokenizer):
     editor = Editor(build("llama"), tokenizer, method="anchored", append_eos=False)
-    assert len(editor.bench.encoder.encode("who plays", "jazz").target) == 1
+    assert len(editor.workbench.encoder.encode("who plays", "jazz").target) == 1
     editor.edit([Edit("who plays", "jazz")])
     assert editor.ask("who plays", max_new_tokens=1) == "jazz"

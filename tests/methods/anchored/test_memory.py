@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from ultraedit.core.metric import directions, multipliers
-from ultraedit.methods.anchored import derive
+from ultraedit.linalg.metric import directions, multipliers
+from ultraedit.methods.anchored import defaults
 from ultraedit.methods.anchored.memory import KeyMemory
 
 
@@ -22,7 +22,7 @@ def turn(memory, keys, targets, ridge=0.03):
     found = directions(keys, gradients, memory.inverse)
     amounts = multipliers(found.kernel, sizes, ridge, torch.full((len(keys),), math.inf))
     shift = found.left.T @ (gradients * amounts.float()[:, None])
-    return shift, memory.after(found.left, found.system, derive.KEY_WEIGHT)
+    return shift, memory.after(found.left, found.system, defaults.KEY_WEIGHT)
 
 
 def test_past_keys_add_to_the_anchors(generator):
@@ -32,7 +32,7 @@ def test_past_keys_add_to_the_anchors(generator):
     for _ in range(5):
         keys = torch.randn(7, 24, generator=generator) * 0.3
         _, memory = turn(memory, keys, torch.randn(7, 3, generator=generator))
-        exact = exact + derive.KEY_WEIGHT * keys.double().T @ keys.double()
+        exact = exact + defaults.KEY_WEIGHT * keys.double().T @ keys.double()
     assert memory.keys == 35
     expected = torch.linalg.inv(exact)
     assert (memory.inverse - expected).norm() / expected.norm() < 1e-4
@@ -44,7 +44,7 @@ def test_fading_keeps_the_anchors_and_a_share_of_the_keys(generator):
     _, memory = turn(KeyMemory.empty(anchors), keys, torch.randn(40, 2, generator=generator))
     faded = memory.faded(0.25)
     assert faded.keys == 10
-    exact = anchors.double() + 0.25 * derive.KEY_WEIGHT * keys.double().T @ keys.double()
+    exact = anchors.double() + 0.25 * defaults.KEY_WEIGHT * keys.double().T @ keys.double()
     expected = torch.linalg.inv(exact)
     assert (faded.inverse - expected).norm() / expected.norm() < 1e-2
 
@@ -71,7 +71,7 @@ def test_after_twenty_thousand_turns_an_edit_is_still_written(generator):
             assert torch.equal(memory.inverse, memory.inverse.T)
             assert torch.linalg.eigvalsh(memory.inverse.double()).min() > 0
     later_gain, later_spill = written()
-    assert memory.keys <= derive.MOST_KEYS
+    assert memory.keys <= defaults.MOST_KEYS
     # It levelled off: four times the turns change nothing any more.
     assert kept[2] == pytest.approx(kept[1], rel=0.5)
     assert later_gain == pytest.approx(gain, rel=0.01)

@@ -84,7 +84,7 @@ def recalling(known, tmp_path_factory):
 @pytest.mark.parametrize("method", ["rome", "memit"])
 def test_single_edits_are_written_and_nothing_else_with_default_settings(recalling, known, method):
     editor = Editor.from_pretrained(recalling, method=method, journal=False)
-    began = {name: master.copy() for name, master in editor.bench.masters.items()}
+    began = {name: master.copy() for name, master in editor.workbench.masters.items()}
     rng = random.Random(0)
     written = 0
     for relation, subject in rng.sample(sorted(known), 10):
@@ -101,6 +101,6 @@ def test_single_edits_are_written_and_nothing_else_with_default_settings(recalli
         after = editor.evaluate([case], baseline=False).after
         written += after["efficacy"]["exact_match"] == after["rephrase"]["exact_match"] == 1
         assert after["locality"]["exact_match"] == 1
-        editor.bench.restore(began)
+        editor.workbench.restore(began)
     # About eight. Where a model recalls elsewhere it is one at most.
     assert written > 5

@@ -15,22 +15,22 @@ from ultraedit.storage.manifest import read_manifest
 
 
 def exact(editor, edits):
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
-    return [bool(s.correct.all()) for s in editor.bench.score(texts)]
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+    return [bool(s.correct.all()) for s in editor.workbench.score(texts)]
 
 
 def test_training_is_gradient_descent_in_its_mask(make, edits):
     """Against PyTorch's SGD on the whole model with the copy in the place of the matrix."""
     editor = make()
-    bench = editor.bench
-    (target,) = bench.targets.values()
-    texts = [bench.encoder.encode(e.prompt, e.answers[0]) for e in edits[:2]]
+    workbench = editor.workbench
+    (target,) = workbench.targets.values()
+    texts = [workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits[:2]]
     own = mask(target.d, target.e, 0.2, 0)
     course = Course(0.05, 4, 0.04, Margins(0.05, 2.0, 1.0), 1.5, 1e-9)
     start = torch.where(own, torch.full((target.d, target.e), 0.01), 0.0)
-    inside = module_inputs(bench, target.module, texts)
-    outside = module_inputs(bench, target.module, bench.sample(3, 8), whole=True)
-    found = trained(bench, target.module, start, own, texts, inside, outside, course)
+    inside = module_inputs(workbench, target.module, texts)
+    outside = module_inputs(workbench, target.module, workbench.sample(3, 8), whole=True)
+    found = trained(workbench, target.module, start, own, texts, inside, outside, course)
 
     weight = target.parameter.detach().clone()
     delta = start.clone().requires_grad_()
@@ -41,7 +41,7 @@ def test_training_is_gradient_descent_in_its_mask(make, edits):
         for text in texts:
             ids = torch.tensor([text.ids])
             logits = torch.func.functional_call(
-                bench.model, {target.parameter_name: weight + delta.T}, (ids,)
+                workbench.model, {target.parameter_name: weight + delta.T}, (ids,)
             ).logits[0, len(text.prompt) - 1 : -1]
             loss = loss + F.cross_entropy(logits, torch.tensor(text.target)) / 2
         scored = [part.scores(delta) / 1.5 for part in (inside, outside)]
@@ -73,8 +73,8 @@ def test_edits_are_answered_on_every_architecture_and_the_weights_stay(make, arc
 
 
 def mean_losses(editor, edits):
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
-    return [float(s.losses.mean()) for s in editor.bench.score(texts)]
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+    return [float(s.losses.mean()) for s in editor.workbench.score(texts)]
 
 
 def test_the_models_own_generation_is_routed(make, edits):
@@ -87,7 +87,7 @@ def test_the_models_own_generation_is_routed(make, edits):
     said = model.generate(**given, max_new_tokens=3, do_sample=False)
     width = given["input_ids"].shape[1]
     for edit, row in zip(edits, said[:, width:].tolist(), strict=True):
-        wanted = editor.bench.encoder.encode(edit.prompt, edit.answers[0]).target[:3]
+        wanted = editor.workbench.encoder.encode(edit.prompt, edit.answers[0]).target[:3]
         assert tuple(row[: len(wanted)]) == wanted
     assert [editor.ask(e.prompt) for e in edits] == [e.target for e in edits]
 
@@ -96,10 +96,10 @@ def test_what_is_far_from_every_edit_is_answered_by_the_model_itself(make, edits
     editor = make(steps=60, share=1.0, ratio=1.0, batch=3)
     editor.edit(edits)
     editor.method.router.ratio = 1e6
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
-    asked = editor.bench.score(texts)
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+    asked = editor.workbench.score(texts)
     with editor.unedited():
-        own = editor.bench.score(texts)
+        own = editor.workbench.score(texts)
     for one, other in zip(asked, own, strict=True):
         assert one.routed is False
         assert other.routed is None
@@ -110,8 +110,8 @@ def test_evaluate_says_how_often_it_routed(make, edits):
     editor = make(steps=30, share=1.0)
     editor.edit(edits)
     report = editor.evaluate(edits, generate=True)
-    scored = editor.bench.score(
-        [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+    scored = editor.workbench.score(
+        [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
     )
     share = sum(bool(s.routed) for s in scored) / 3
     assert report.after["efficacy"]["routed"] == share
@@ -146,10 +146,10 @@ def test_the_least_score_is_that_of_an_edits_own_prompt(make, edits):
     editor = make(steps=5)
     editor.edit(edits)
     live = editor.method.state.live
-    texts = [editor.bench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
-    (target,) = editor.bench.targets.values()
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+    (target,) = editor.workbench.targets.values()
     with editor.method.bypassed():
-        found = module_inputs(editor.bench, target.module, texts).scores(live.delta)
+        found = module_inputs(editor.workbench, target.module, texts).scores(live.delta)
     assert live.least == pytest.approx(float(found.min()))
     assert live.edits == 3
 

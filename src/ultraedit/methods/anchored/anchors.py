@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ultraedit.core.full_precision import full_precision
 from ultraedit.demo.facts import subjects
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
-from ultraedit.methods.anchored import derive
+from ultraedit.linalg.full_precision import full_precision
+from ultraedit.methods.anchored import defaults
 from ultraedit.methods.base import Workbench
-from ultraedit.methods.texts import drawn, of_file
+from ultraedit.methods.sample_text import drawn, of_file
 from ultraedit.models.identity import model_digest
 from ultraedit.storage.cache import keep, kept
 
@@ -52,28 +52,29 @@ class Anchors:
     size: float
 
 
-def measured(bench: Workbench, count: int, text: str | None) -> dict[str, Anchors]:
+def measured(workbench: Workbench, count: int, text: str | None) -> dict[str, Anchors]:
     """Anchors of every edited module, from the cache where they were measured before.
 
     Args:
-        bench: Of the model; what is measured is the model before any edit.
+        workbench: Of the model; what is measured is the model before any edit.
         count: How many names.
         text: A text file for the part of ordinary text; None for what the model draws itself.
 
     Raises:
         InputError: the file cannot be read.
     """
-    with bench.unedited():
-        names = named(bench, count)
+    with workbench.unedited():
+        names = named(workbench, count)
         content = [
-            [one.ids for one, _ in names], text and _file_digest(text), derive.ANCHOR_TOKENS,
-            derive.NAMES_SHARE, derive.FLOOR, derive.FIRST_WEIGHT, MOST_OF_FIRST, FIRST_TOKENS,
+            [one.ids for one, _ in names], text and _file_digest(text), defaults.ANCHOR_TOKENS,
+            defaults.NAMES_SHARE, defaults.FLOOR, defaults.FIRST_WEIGHT, MOST_OF_FIRST,
+            FIRST_TOKENS,
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-        folder = f"anchors/{model_digest(bench.model)}/{digest}"
-        found = {name: _known(bench, folder, name) for name in bench.targets}
+        folder = f"anchors/{model_digest(workbench.model)}/{digest}"
+        found = {name: _known(workbench, folder, name) for name in workbench.targets}
         if any(one is None for one in found.values()):
-            found |= _measured(bench, names, text)
+            found |= _measured(workbench, names, text)
             for name, one in found.items():
                 if one is not None:
                     size = torch.tensor(one.size, dtype=torch.float64)
@@ -81,12 +82,12 @@ def measured(bench: Workbench, count: int, text: str | None) -> dict[str, Anchor
     return {name: one for name, one in found.items() if one is not None}
 
 
-def named(bench: Workbench, count: int) -> list[tuple[Encoded, int]]:
+def named(workbench: Workbench, count: int) -> list[tuple[Encoded, int]]:
     """At most `count` names behind the templates, each with the token that it ends in."""
     found = []
     for number, name in enumerate(subjects(count)):
         prompt = TEMPLATES[number % len(TEMPLATES)].format(name)
-        ids = bench.encoder.token_ids(prompt)
+        ids = workbench.encoder.token_ids(prompt)
         # The target is not read: it closes the text, whose last token is left out.
         whole = Encoded(tuple(ids), (ids[-1],), 1) if ids else None
         # What stands first in a text attends to nothing; see `contexts`.
@@ -96,21 +97,21 @@ def named(bench: Workbench, count: int) -> list[tuple[Encoded, int]]:
 
 
 def _measured(
-    bench: Workbench, names: Sequence[tuple[Encoded, int]], text: str | None
+    workbench: Workbench, names: Sequence[tuple[Encoded, int]], text: str | None
 ) -> dict[str, Anchors | None]:
     count = max(len(names) // NAMES_PER_TEXT, 1)
     if text is None:
-        plain = drawn(bench, count, derive.ANCHOR_TOKENS)
+        plain = drawn(workbench, count, defaults.ANCHOR_TOKENS)
     else:
-        plain = of_file(bench, text, count, derive.ANCHOR_TOKENS)
-    with bench.progress("keys of other names and of text", len(names) + len(plain)) as advance:
-        of_names = _moments(bench, [one for one, _ in names], [p for _, p in names], advance)
-        of_text = _moments(bench, plain, [None] * len(plain), advance)
+        plain = of_file(workbench, text, count, defaults.ANCHOR_TOKENS)
+    with workbench.progress("keys of other names and of text", len(names) + len(plain)) as advance:
+        of_names = _moments(workbench, [one for one, _ in names], [p for _, p in names], advance)
+        of_text = _moments(workbench, plain, [None] * len(plain), advance)
         begun = [one for one, _ in names[:FIRST_TOKENS]]
-        of_first = _moments(bench, begun, [0] * len(begun), lambda steps: None)
+        of_first = _moments(workbench, begun, [0] * len(begun), lambda steps: None)
     found: dict[str, Anchors | None] = {}
-    for name, target in bench.targets.items():
-        share = derive.NAMES_SHARE
+    for name, target in workbench.targets.items():
+        share = defaults.NAMES_SHARE
         parts = [(of_names[name], share), (of_text[name], 1 - share)]
         # Each part counts by its own size: at names the inputs may be shorter or longer.
         scale = [m.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny) for m, _ in parts]
@@ -121,12 +122,12 @@ def _measured(
         weight = target.parameter.detach().to(metric.device).double()
         weight = weight if target.transposed else weight.T
         size = float((weight @ metric * weight).sum().clamp(min=0).sqrt())
-        metric.diagonal().add_(derive.FLOOR * metric.diagonal().mean())
+        metric.diagonal().add_(defaults.FLOOR * metric.diagonal().mean())
         # A text's first token attends to nothing; many models give it inputs hundreds of times as
         # long as others, and read them from every later token.
         # Where it is far longer still, float32 would lose the floor beside it.
         most = MOST_OF_FIRST * metric.diagonal().sum() / of_first[name].diagonal().sum()
-        metric += min(derive.FIRST_WEIGHT, float(most)) * of_first[name]
+        metric += min(defaults.FIRST_WEIGHT, float(most)) * of_first[name]
         if not torch.isfinite(metric).all():
             raise ValueError(f"the inputs of {name} are not finite")
         found[name] = Anchors(metric.float().cpu(), size)
@@ -134,7 +135,7 @@ def _measured(
 
 
 def _moments(
-    bench: Workbench,
+    workbench: Workbench,
     texts: Sequence[Encoded],
     places: Sequence[int | None],
     advance: Callable[[int], object],
@@ -144,7 +145,7 @@ def _moments(
     tokens = 0
     for first in range(0, len(texts), CHUNK):
         part = texts[first : first + CHUNK]
-        for inputs in bench.inputs_at(part, places[first : first + CHUNK]):
+        for inputs in workbench.inputs_at(part, places[first : first + CHUNK]):
             tokens += len(next(iter(inputs.values())))
             for name, rows in inputs.items():
                 # float32 products, float64 sums: a batch is a few thousand rows.
@@ -155,9 +156,9 @@ def _moments(
     return {name: one / max(tokens, 1) for name, one in sums.items()}
 
 
-def _known(bench: Workbench, folder: str, name: str) -> Anchors | None:
+def _known(workbench: Workbench, folder: str, name: str) -> Anchors | None:
     tensors: Mapping[str, Tensor] = kept(f"{folder}/{name}.safetensors")
-    d = bench.targets[name].d
+    d = workbench.targets[name].d
     if tensors.keys() != {"metric", "size"} or tensors["metric"].shape != (d, d):
         return None
     return Anchors(tensors["metric"], float(tensors["size"]))

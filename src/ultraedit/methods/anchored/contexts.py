@@ -15,8 +15,8 @@ from ultraedit.encoding.subject import last_token, subject_or_likely_end
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.encoding.wording import is_question, other_wording, statement
 from ultraedit.errors import InputError
-from ultraedit.evaluation.generation import context_length
-from ultraedit.methods.anchored import derive
+from ultraedit.forward.generate import context_length
+from ultraedit.methods.anchored import defaults
 from ultraedit.methods.base import Workbench
 from ultraedit.records import Edit
 
@@ -88,20 +88,20 @@ def next_forms(queues: Sequence[FormQueue], waiting: Tensor) -> tuple[Tensor, li
     return torch.tensor(owners), picked
 
 
-def beginnings(bench: Workbench, count: int) -> tuple[str, ...]:
+def beginnings(workbench: Workbench, count: int) -> tuple[str, ...]:
     """`count` beginnings of text that the unedited model draws; the same ones every time."""
     found: list[str] = []
-    with bench.unedited():
-        for number, tokens in enumerate(derive.LENGTHS):
-            share = (count - number + len(derive.LENGTHS) - 1) // len(derive.LENGTHS)
-            for text in bench.sample(share, tokens, SEED + number) if share > 0 else ():
-                words = bench.tokenizer.decode(text.target, skip_special_tokens=True)
+    with workbench.unedited():
+        for number, tokens in enumerate(defaults.LENGTHS):
+            share = (count - number + len(defaults.LENGTHS) - 1) // len(defaults.LENGTHS)
+            for text in workbench.sample(share, tokens, SEED + number) if share > 0 else ():
+                words = workbench.tokenizer.decode(text.target, skip_special_tokens=True)
                 found.append(f"{' '.join(words.split())}. ")
     return tuple(found)
 
 
 def forms(
-    bench: Workbench,
+    workbench: Workbench,
     edit: Edit,
     text: Encoded,
     before: Sequence[str],
@@ -110,36 +110,36 @@ def forms(
     """The edit's own text first, then its others; one that the model has no room for is left out.
 
     Args:
-        bench: Whose encoder says how the edit itself is read.
+        workbench: Whose encoder says how the edit itself is read.
         edit: With its subject, or without.
         text: The edit, as it was encoded.
         before: Beginnings.
         threshold: The probability that is asked of the edit's own text, and of its other form.
     """
     end = subject_or_likely_end(edit)
-    found = [Form(text, (_place(bench.encoder, edit.prompt, end, text),), threshold)]
+    found = [Form(text, (_place(workbench.encoder, edit.prompt, end, text),), threshold)]
     answer = edit.answers[0]
     asked: list[tuple[Encoder, Edit, int, float, str]] = []
-    if bench.also is not None:
+    if workbench.also is not None:
         # Chat models answer in sentences. A bare answer in the template would teach them, for all
         # names, to say two words and to end.
-        begun = statement(edit.prompt) if bench.also.chat else ""
-        asked.append((bench.also, edit, end, threshold, begun))
-    behind = min(derive.BEHIND, threshold)
+        begun = statement(edit.prompt) if workbench.also.chat else ""
+        asked.append((workbench.also, edit, end, threshold, begun))
+    behind = min(defaults.BEHIND, threshold)
     if (wording := other_wording(edit.prompt)) is not None:
         # A question is asked in the template; what is to be completed stands without one.
-        ways = [bench.encoder, *([bench.also] if bench.also else [])]
+        ways = [workbench.encoder, *([workbench.also] if workbench.also else [])]
         fitting = [way for way in ways if way.chat == is_question(wording)]
         encoder = replace((fitting or ways)[0], append_eos=False)
         reworded = replace(edit, prompt=wording)
         asked.append((encoder, reworded, subject_or_likely_end(reworded), behind, ""))
     # That the answer ends there is learned in the prompt's own surroundings.
-    encoder = replace(bench.encoder, append_eos=False)
+    encoder = replace(workbench.encoder, append_eos=False)
     for words in before:
         prompt = words + edit.prompt.lstrip()
         place = end + len(prompt) - len(edit.prompt)
         asked.append((encoder, replace(edit, prompt=prompt), place, behind, ""))
-    room = context_length(bench.model) or math.inf
+    room = context_length(workbench.model) or math.inf
     for encoder, one, end, probability, begun in asked:
         try:
             own = encoder.encode(one.prompt, answer, begun)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ultraedit.core.metric import absorbed
-from ultraedit.methods.anchored.derive import forgetting
+from ultraedit.linalg.metric import absorbed
+from ultraedit.methods.anchored.defaults import forgetting
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class KeyMemory:
     """M = A + w P of one module input, kept as its inverse.
 
     P is the sum of k k^T over the keys of past turns. It is bounded: once it holds
-    `derive.MOST_KEYS`, all of them fade by the same share, so that however many turns have
+    `defaults.MOST_KEYS`, all of them fade by the same share, so that however many turns have
     gone by, what the anchors need still weighs something.
 
     Attributes:

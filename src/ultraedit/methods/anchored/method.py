@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ultraedit.core.shift import LowRank, Shift
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError, TurnRefusedError
-from ultraedit.methods.anchored import derive
+from ultraedit.linalg.shift import LowRank, Shift
+from ultraedit.methods.anchored import defaults
 from ultraedit.methods.anchored.anchors import measured
 from ultraedit.methods.anchored.contexts import FormQueue, beginnings, forms, next_forms
 from ultraedit.methods.anchored.memory import KeyMemory
 from ultraedit.methods.anchored.solving import falls_wanted, solved
-from ultraedit.methods.anchored.state import State
+from ultraedit.methods.anchored.state import AnchoredState
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive, is_count
 from ultraedit.models.presets import inner_size, output_projections
@@ -33,7 +33,7 @@ class AnchoredConfig:
 
     Attributes:
         lr: What share of the way to its goal every answer is taken in a pass, if its lead were
-            linear in the weights; `auto` is `derive.STEP`.
+            linear in the weights; `auto` is `defaults.STEP`.
         ridge: How much of a row is held back, as a share of its own weight in the solve.
         threshold: An edit is learned when every answer token has at least this probability.
         passes: At most so many over one turn.
@@ -41,7 +41,7 @@ class AnchoredConfig:
             carry an edit further, to prompts in other surroundings.
         forms: How many of an edit's texts a pass reads beside the edit's own, in turn. 0 takes
             half the time, and reworded prompts learn less.
-        anchors: How many names the model is held by; `auto` is `derive.anchor_texts`.
+        anchors: How many names the model is held by; `auto` is `defaults.anchor_texts`.
         text: A text file that stands for ordinary text instead of what the model draws itself.
             Read before the first turn, also after undoing all.
     """
@@ -96,18 +96,18 @@ class Anchored(Method):
 
     def __init__(self, config: AnchoredConfig | None = None) -> None:
         super().__init__(config)
-        self.state = State()
+        self.state = AnchoredState()
         self._systems: dict[str, Tensor] = {}
         self._began = False
 
     @classmethod
     def modules(cls, model: PreTrainedModel) -> list[str]:
         inputs = inner_size(model.config.get_text_config(decoder=True))
-        return output_projections(model, lambda count: derive.edited_blocks(count, inputs))
+        return output_projections(model, lambda count: defaults.edited_blocks(count, inputs))
 
     @property
     def _share(self) -> float:
-        return derive.STEP if self.config.lr == "auto" else float(self.config.lr)
+        return defaults.STEP if self.config.lr == "auto" else float(self.config.lr)
 
     @property
     def most_passes(self) -> int:
@@ -123,14 +123,14 @@ class Anchored(Method):
         return 8 * sum(d * d for d, _ in shapes) + max(32 * d * d for d, _ in shapes)
 
     def passes(
-        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+        self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
         self._systems, self._began = {}, not self.state.memories
         with refusing("the anchors"):
-            state = self.state if self.state.memories else began(bench, self.config)
-        state = state.on({n: target.parameter.device for n, target in bench.targets.items()})
+            state = self.state if self.state.memories else began(workbench, self.config)
+        state = state.on({n: target.parameter.device for n, target in workbench.targets.items()})
         all_forms = [
-            forms(bench, edit, text, state.beginnings, self.config.threshold)
+            forms(workbench, edit, text, state.beginnings, self.config.threshold)
             for edit, text in zip(edits, texts, strict=True)
         ]
         newest = last_of_each(edits)
@@ -143,17 +143,19 @@ class Anchored(Method):
         for number in range(self.config.passes):
             if not waiting.any():
                 # What was learned may have been lost to what was learned after it.
-                waiting = newest & lost(bench, texts, self.config.threshold)
+                waiting = newest & lost(workbench, texts, self.config.threshold)
                 if not waiting.any():
                     break
-            carried = ~(own_losses > derive.CARRIED * first_losses)
-            at_end = ~carried & (number >= derive.LAST_TOKEN_FROM * self.config.passes)
+            carried = ~(own_losses > defaults.CARRIED * first_losses)
+            at_end = ~carried & (number >= defaults.LAST_TOKEN_FROM * self.config.passes)
             owners, picked = next_forms(queues, waiting)
             chosen = [
                 all_forms[edit][form].at_answer() if at_end[edit] else all_forms[edit][form]
                 for edit, form in zip(owners.tolist(), picked, strict=True)
             ]
-            rows = bench.capture_spots([one.text for one in chosen], [one.places for one in chosen])
+            rows = workbench.capture_spots(
+                [one.text for one in chosen], [one.places for one in chosen]
+            )
             falls, learned = falls_wanted(rows, chosen, self.config.threshold, self._share)
             sums = torch.zeros(len(chosen)).index_add_(0, rows.text, rows.losses)
             for edit, form, known in zip(owners.tolist(), picked, learned.tolist(), strict=True):
@@ -180,7 +182,7 @@ class Anchored(Method):
         return self.state.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.state = State.of(state)
+        self.state = AnchoredState.of(state)
 
     def record(self) -> dict[str, Tensor]:
         """The whole state after the turn that measured the anchors; n x n a module later."""
@@ -218,22 +220,22 @@ def refusing(what: str) -> Iterator[None]:
         raise TurnRefusedError(f"{what} gave numbers that cannot be used: {error}") from error
 
 
-def began(bench: Workbench, config: AnchoredConfig) -> State:
+def began(workbench: Workbench, config: AnchoredConfig) -> AnchoredState:
     """The state before a first turn: anchors measured, nothing remembered."""
-    widest = max(target.d for target in bench.targets.values())
-    count = derive.anchor_texts(widest) if config.anchors == "auto" else int(config.anchors)
-    anchors = measured(bench, count, None if config.text is None else str(config.text))
+    widest = max(target.d for target in workbench.targets.values())
+    count = defaults.anchor_texts(widest) if config.anchors == "auto" else int(config.anchors)
+    anchors = measured(workbench, count, None if config.text is None else str(config.text))
     memories = {
-        name: KeyMemory.empty(one.metric, bench.targets[name].parameter.device)
+        name: KeyMemory.empty(one.metric, workbench.targets[name].parameter.device)
         for name, one in anchors.items()
     }
     sizes = {name: one.size for name, one in anchors.items()}
-    return State(memories, sizes, beginnings(bench, config.contexts))
+    return AnchoredState(memories, sizes, beginnings(workbench, config.contexts))
 
 
-def lost(bench: Workbench, texts: Sequence[Encoded], threshold: float) -> Tensor:
+def lost(workbench: Workbench, texts: Sequence[Encoded], threshold: float) -> Tensor:
     """(edits,) bool: whether an edit's least likely token is under the threshold now."""
-    worst = [float(scored.losses.max()) for scored in bench.score(texts)]
+    worst = [float(scored.losses.max()) for scored in workbench.score(texts)]
     return ~(torch.tensor(worst) <= -math.log(threshold))
 
 

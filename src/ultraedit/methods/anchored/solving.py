@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ultraedit.core.metric import directions, multipliers, summed
-from ultraedit.core.shift import LowRank
-from ultraedit.core.spot_rows import SpotRows
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.methods.anchored import derive
+from ultraedit.forward.spot_rows import SpotRows
+from ultraedit.linalg.metric import directions, multipliers, summed
+from ultraedit.linalg.shift import LowRank
+from ultraedit.methods.anchored import defaults
 from ultraedit.methods.anchored.contexts import Form
-from ultraedit.methods.anchored.state import State
+from ultraedit.methods.anchored.state import AnchoredState
 
 # Losses below this are all the same: in float32 a lead beyond 14 jumps by more than half a nat.
 TINY = 1e-5
@@ -36,13 +36,13 @@ def falls_wanted(
     text, losses = rows.text, rows.losses
     asked = torch.tensor([one.asked for one in chosen])[text]
     ends = is_end([one.text for one in chosen])
-    asked[ends] = asked[ends].clamp(max=derive.END)
+    asked[ends] = asked[ends].clamp(max=defaults.END)
     # What is no number has not been learned.
     short = (~(losses <= -asked.log())).to(torch.int64)
     learned = torch.zeros(len(chosen), dtype=torch.int64).index_add_(0, text, short) == 0
-    goals = torch.full_like(losses, derive.goal(threshold))
-    goals[ends] = derive.goal(min(derive.END, threshold))
-    missing = (goals - leads(losses)).clamp(min=0) * share
+    goals = torch.full_like(losses, defaults.goal(threshold))
+    goals[ends] = defaults.goal(min(defaults.END, threshold))
+    missing = (goals - log_odds(losses)).clamp(min=0) * share
     # A text's loss falls by its tokens' leads times what each has left to win.
     falls = losses.new_zeros(len(chosen)).index_add_(0, text, missing * -torch.expm1(-losses))
     return falls, learned
@@ -53,7 +53,7 @@ def solved(
     open_: Tensor,
     falls: Tensor,
     owners: Tensor,
-    state: State,
+    state: AnchoredState,
     ridge: float,
 ) -> tuple[dict[str, LowRank], tuple[dict[str, Tensor], dict[str, Tensor]]]:
     """The cheapest shifts that lower every open text's loss as wanted, to first order.
@@ -64,7 +64,7 @@ def solved(
         falls: (n,) float32, by how much each is to fall.
         owners: (n,) int64, the edit of each text.
         state: The metrics.
-        ridge: See `core.metric.multipliers`.
+        ridge: See `linalg.metric.multipliers`.
 
     Returns:
         Shifts by module, and H M^-1 and H M^-1 H^T of every module's open rows.
@@ -85,7 +85,7 @@ def solved(
         moved = found.system.diagonal() * gradients.norm(dim=1) / max(state.sizes[name], TINY)
         reach += summed(moved.double().square().cpu(), group)
         sides[name], systems[name] = (found.left, gradients), found.system
-    most = torch.bincount(group).double().mul(len(sides)).sqrt() * derive.REACH
+    most = torch.bincount(group).double().mul(len(sides)).sqrt() * defaults.REACH
     amounts = multipliers(kernel, falls[open_], ridge, most / reach.sqrt().clamp(min=TINY**2))[
         group
     ]
@@ -105,6 +105,6 @@ def is_end(texts: Sequence[Encoded]) -> Tensor:
     return torch.tensor(flags)
 
 
-def leads(losses: Tensor) -> Tensor:
+def log_odds(losses: Tensor) -> Tensor:
     """log p - log(1 - p) of tokens with these -log p; finite."""
     return -losses - torch.log(-torch.expm1(-losses.clamp(min=TINY)))

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ultraedit.errors import InputError
-from ultraedit.methods.anchored import derive
+from ultraedit.methods.anchored import defaults
 from ultraedit.methods.anchored.memory import KeyMemory
 
 
 @dataclass(frozen=True)
-class State:
+class AnchoredState:
     """The state of the method; replaced, never written into.
 
     Attributes:
@@ -27,15 +27,15 @@ class State:
     sizes: Mapping[str, float] = field(default_factory=dict)
     beginnings: tuple[str, ...] = ()
 
-    def on(self, devices: Mapping[str, torch.device]) -> State:
+    def on(self, devices: Mapping[str, torch.device]) -> AnchoredState:
         """With what belongs to a module on that module's device, if it is named."""
         memories = {n: m.on(devices[n]) if n in devices else m for n, m in self.memories.items()}
         return replace(self, memories=memories)
 
-    def after(self, lefts: Mapping[str, Tensor], systems: Mapping[str, Tensor]) -> State:
+    def after(self, lefts: Mapping[str, Tensor], systems: Mapping[str, Tensor]) -> AnchoredState:
         """After a turn with these keys, see `KeyMemory.after`."""
         memories = {
-            name: memory.after(lefts[name], systems[name], derive.KEY_WEIGHT)
+            name: memory.after(lefts[name], systems[name], defaults.KEY_WEIGHT)
             if name in systems
             else memory
             for name, memory in self.memories.items()
@@ -57,14 +57,14 @@ class State:
         return held
 
     @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> State:
+    def of(tensors: Mapping[str, Tensor]) -> AnchoredState:
         """The state that `tensors` was made of.
 
         Raises:
             InputError: it is no state of this method, or one of an earlier version of it.
         """
         if not tensors:
-            return State()
+            return AnchoredState()
         if "texts.ids" in tensors:
             raise InputError(
                 "this model was edited by an earlier design of method anchored; its weights and"
@@ -84,6 +84,6 @@ class State:
             text = bytes(tensors["beginnings"].cpu().numpy().tobytes()).decode()
         except (KeyError, ValueError, RuntimeError) as error:
             raise InputError(f"this is no state of method anchored: {error}") from None
-        return State(
+        return AnchoredState(
             memories, sizes, tuple(text.removesuffix("\n").split("\n")) if text.strip() else ()
         )

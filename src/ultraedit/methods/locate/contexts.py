@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ultraedit.encoding.subject import last_token, subject_end
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.generation import context_length
+from ultraedit.forward.generate import context_length
 from ultraedit.methods.base import Workbench
 from ultraedit.records import Edit
 
@@ -30,25 +30,25 @@ class Located:
     place: int
 
 
-def prefixes(bench: Workbench, count: int) -> list[str]:
+def prefixes(workbench: Workbench, count: int) -> list[str]:
     """Nothing, and `count` beginnings that the unedited model draws itself; always the same."""
     found = [""]
-    with bench.unedited():
+    with workbench.unedited():
         for number, tokens in enumerate(LENGTHS):
             share = (count - number + len(LENGTHS) - 1) // len(LENGTHS)
-            for text in bench.sample(share, tokens, SEED + number) if share else ():
-                words = bench.tokenizer.decode(text.target, skip_special_tokens=True)
+            for text in workbench.sample(share, tokens, SEED + number) if share else ():
+                words = workbench.tokenizer.decode(text.target, skip_special_tokens=True)
                 found.append(f"{words.strip()}. ")
     return found
 
 
-def located(bench: Workbench, edit: Edit, fact_token: str, before: str = "") -> Located:
+def located(workbench: Workbench, edit: Edit, fact_token: str, before: str = "") -> Located:
     """An edit with its answer, and the token where the fact is read.
 
     Raises:
         InputError: the fact is read at a subject that the edit's prompt does not hold.
     """
-    encoder = bench.encoder
+    encoder = workbench.encoder
     prompt = before + edit.prompt.lstrip() if before else edit.prompt
     text = encoder.encode(prompt, edit.answers[0])
     if fact_token == "last":
@@ -58,7 +58,7 @@ def located(bench: Workbench, edit: Edit, fact_token: str, before: str = "") -> 
     return Located(text, min(last_token(encoder, prompt, end), len(text.prompt) - 1))
 
 
-def essence(bench: Workbench, edit: Edit, fact_token: str) -> Located | None:
+def essence(workbench: Workbench, edit: Edit, fact_token: str) -> Located | None:
     """`{subject} is a`, to be gone on with: what a model takes the subject for. None without one.
 
     Its target is one token of no meaning, since the distribution of it is what counts.
@@ -67,17 +67,17 @@ def essence(bench: Workbench, edit: Edit, fact_token: str) -> Located | None:
     if not subject:
         return None
     prompt = f"{subject} is a"
-    ids = bench.encoder.prompt_ids(prompt)
+    ids = workbench.encoder.prompt_ids(prompt)
     place = len(ids) - 1
     if fact_token != "last":
-        place = last_token(bench.encoder, prompt, len(subject))
+        place = last_token(workbench.encoder, prompt, len(subject))
     return Located(Encoded(tuple(ids), (ids[-1],), 1), place)
 
 
 def by_edit(
-    bench: Workbench, edits: Sequence[Edit], fact_token: str, before: Sequence[str]
+    workbench: Workbench, edits: Sequence[Edit], fact_token: str, before: Sequence[str]
 ) -> list[list[Located]]:
     """Every edit after each of the prefixes that leave room for it, in their order."""
-    limit = context_length(bench.model) or math.inf
-    found = [[located(bench, edit, fact_token, words) for words in before] for edit in edits]
+    limit = context_length(workbench.model) or math.inf
+    found = [[located(workbench, edit, fact_token, words) for words in before] for edit in edits]
     return [[own[0], *(o for o in own[1:] if len(o.text.ids) <= limit)] for own in found]

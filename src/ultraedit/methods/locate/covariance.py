@@ -16,13 +16,13 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from ultraedit.core.full_precision import full_precision
-from ultraedit.core.positions import Spots, recorded
 from ultraedit.encoding.tokenise import Encoded, beginning
 from ultraedit.errors import InputError, TurnRefusedError
-from ultraedit.evaluation.generation import context_length
+from ultraedit.forward.generate import context_length
+from ultraedit.forward.positions import Spots, recorded
+from ultraedit.linalg.full_precision import full_precision
 from ultraedit.methods.base import Workbench
-from ultraedit.methods.texts import drawn_part, of_file
+from ultraedit.methods.sample_text import drawn_part, of_file
 from ultraedit.models.identity import model_digest
 from ultraedit.storage.cache import drop, keep, kept
 
@@ -56,11 +56,11 @@ class Source:
         return min(TOKENS_PER_FEATURE * widest, MOST_TOKENS)
 
 
-def covariances(bench: Workbench, source: Source) -> dict[str, Tensor]:
+def covariances(workbench: Workbench, source: Source) -> dict[str, Tensor]:
     """Of every edited module's inputs, over all tokens of the text but each text's first.
 
     Args:
-        bench: Of the model; what is measured is the model before any edit.
+        workbench: Of the model; what is measured is the model before any edit.
         source: The text.
 
     Returns:
@@ -70,16 +70,16 @@ def covariances(bench: Workbench, source: Source) -> dict[str, Tensor]:
         InputError: the text cannot be read, or the model draws none.
         TurnRefusedError: what was measured is not finite.
     """
-    wanted = source.size(max(target.d for target in bench.targets.values()))
-    with bench.unedited():
-        pieces = _pieces(bench, source, wanted)
-        folder = f"covariance/{model_digest(bench.model)}/{_digest(bench, pieces, wanted)}"
-        found = {name: _known(bench, folder, name) for name in bench.targets}
+    wanted = source.size(max(target.d for target in workbench.targets.values()))
+    with workbench.unedited():
+        pieces = _pieces(workbench, source, wanted)
+        folder = f"covariance/{model_digest(workbench.model)}/{_digest(workbench, pieces, wanted)}"
+        found = {name: _known(workbench, folder, name) for name in workbench.targets}
         missing = [name for name, matrix in found.items() if matrix is None]
         if missing:
-            found |= _measured(bench, missing, pieces, wanted, folder)
+            found |= _measured(workbench, missing, pieces, wanted, folder)
     return {
-        name: matrix.to(bench.targets[name].parameter.device)
+        name: matrix.to(workbench.targets[name].parameter.device)
         for name, matrix in found.items()
         if matrix is not None
     }
@@ -105,59 +105,65 @@ def factor(covariance: Tensor) -> Tensor:
     raise ValueError("the covariance of keys is not positive")
 
 
-def _pieces(bench: Workbench, source: Source, wanted: int) -> list[Encoded] | None:
+def _pieces(workbench: Workbench, source: Source, wanted: int) -> list[Encoded] | None:
     """The texts of a file; None where the model is to draw them."""
     if source.text is None:
         return None
-    tokens = _tokens(bench)
-    return of_file(bench, source.text, -(-wanted // tokens), tokens)
+    tokens = _tokens(workbench)
+    return of_file(workbench, source.text, -(-wanted // tokens), tokens)
 
 
-def _tokens(bench: Workbench) -> int:
+def _tokens(workbench: Workbench) -> int:
     """Of one text, at most."""
-    limit = context_length(bench.model)
+    limit = context_length(workbench.model)
     return TEXT_TOKENS if limit is None else min(TEXT_TOKENS, limit - 1)
 
 
-def _texts(bench: Workbench, pieces: list[Encoded] | None) -> Iterator[list[Encoded]]:
+def _texts(workbench: Workbench, pieces: list[Encoded] | None) -> Iterator[list[Encoded]]:
     """Some at a time; without an end where the model draws them."""
     if pieces is None:
-        yield from (drawn_part(bench, number, TOGETHER, _tokens(bench)) for number in count())
+        yield from (
+            drawn_part(workbench, number, TOGETHER, _tokens(workbench)) for number in count()
+        )
     else:
         yield from (pieces[first : first + TOGETHER] for first in range(0, len(pieces), TOGETHER))
 
 
-def _digest(bench: Workbench, pieces: list[Encoded] | None, wanted: int) -> str:
+def _digest(workbench: Workbench, pieces: list[Encoded] | None, wanted: int) -> str:
     """Of all that decides which tokens are read."""
-    tokenizer = bench.tokenizer
+    tokenizer = workbench.tokenizer
     own = None if pieces is None else [piece.ids for piece in pieces]
-    content = [own, wanted, _tokens(bench), beginning(tokenizer), tokenizer.eos_token_id]
+    content = [own, wanted, _tokens(workbench), beginning(tokenizer), tokenizer.eos_token_id]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _known(bench: Workbench, folder: str, name: str) -> Tensor | None:
+def _known(workbench: Workbench, folder: str, name: str) -> Tensor | None:
     matrix = kept(f"{folder}/{name}.safetensors").get("covariance")
-    d = bench.targets[name].d
+    d = workbench.targets[name].d
     return matrix if matrix is not None and matrix.shape == (d, d) else None
 
 
 def _measured(
-    bench: Workbench, names: Sequence[str], pieces: list[Encoded] | None, wanted: int, folder: str
+    workbench: Workbench,
+    names: Sequence[str],
+    pieces: list[Encoded] | None,
+    wanted: int,
+    folder: str,
 ) -> dict[str, Tensor | None]:
     """Measured from where an interrupted run left off, and kept."""
     unfinished = f"{folder}/{_short(names)}.unfinished"
-    sums, parts, tokens = _begun(bench, names, unfinished)
+    sums, parts, tokens = _begun(workbench, names, unfinished)
     if pieces is not None:
         wanted = min(wanted, sum(len(piece.target) for piece in pieces))
     saved = time.monotonic()
-    with bench.progress("covariance of keys, tokens", wanted) as advance:
+    with workbench.progress("covariance of keys, tokens", wanted) as advance:
         advance(min(tokens, wanted))
-        for number, texts in enumerate(_texts(bench, pieces)):
+        for number, texts in enumerate(_texts(workbench, pieces)):
             if number < parts:
                 continue
             if tokens >= wanted:
                 break
-            read = _add(bench, names, texts, sums)
+            read = _add(workbench, names, texts, sums)
             if not read:
                 raise InputError("the model draws no text by itself; measure over text=FILE")
             advance(min(read, max(wanted - tokens, 0)))
@@ -176,30 +182,33 @@ def _measured(
 
 
 def _begun(
-    bench: Workbench, names: Sequence[str], unfinished: str
+    workbench: Workbench, names: Sequence[str], unfinished: str
 ) -> tuple[dict[str, Tensor], int, int]:
     """Sums so far, and over how many parts and tokens."""
     before = kept(unfinished)
-    places = {name: bench.targets[name].parameter.device for name in names}
+    places = {name: workbench.targets[name].parameter.device for name in names}
     if before.keys() == {*names, "parts", "tokens"}:
         sums = {name: before[name].to(places[name]) for name in names}
         return sums, int(before["parts"]), int(before["tokens"])
-    sums = {n: torch.zeros(bench.targets[n].d, bench.targets[n].d, device=places[n]) for n in names}
+    sums = {
+        n: torch.zeros(workbench.targets[n].d, workbench.targets[n].d, device=places[n])
+        for n in names
+    }
     return sums, 0, 0
 
 
 @torch.no_grad()
 def _add(
-    bench: Workbench, names: Sequence[str], texts: Sequence[Encoded], sums: dict[str, Tensor]
+    workbench: Workbench, names: Sequence[str], texts: Sequence[Encoded], sums: dict[str, Tensor]
 ) -> int:
     """Add k k^T of these texts' tokens to the sums; how many tokens there were."""
     tokens = 0
-    for batch in bench.batches(texts):
+    for batch in workbench.batches(texts):
         # A text's first token sees nothing before it, and its key is like no other.
         mask = batch.attention_mask.bool() & (batch.position_ids > 0)
-        modules = {name: bench.targets[name].module for name in names}
+        modules = {name: workbench.targets[name].module for name in names}
         with recorded(modules, Spots.masked(mask)) as seen:
-            bench.logits(batch)
+            workbench.logits(batch)
         for name, (keys, _) in seen.items():
             with full_precision():
                 sums[name].addmm_(keys.T, keys)

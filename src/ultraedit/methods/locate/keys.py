@@ -7,22 +7,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ultraedit.core.positions import Spots, recorded
+from ultraedit.forward.positions import Spots, recorded
 from ultraedit.methods.base import Workbench
 from ultraedit.methods.locate.contexts import Located
 
 
 @torch.no_grad()
 def at_places(
-    bench: Workbench, modules: Mapping[str, nn.Module], texts: Sequence[Located]
+    workbench: Workbench, modules: Mapping[str, nn.Module], texts: Sequence[Located]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Inputs (n, d) and outputs (n, e) of each module at the texts' tokens, in float32."""
     places = [one.place for one in texts]
     order: list[int] = []
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in modules}
-    for batch in bench.batches([one.text for one in texts]):
+    for batch in workbench.batches([one.text for one in texts]):
         with recorded(modules, Spots.of(batch, places)) as seen:
-            bench.logits(batch)
+            workbench.logits(batch)
         order += batch.index.tolist()
         for name, pair in seen.items():
             parts[name].append(pair)
@@ -34,10 +34,10 @@ def at_places(
 
 
 def mean_keys(
-    bench: Workbench, modules: Mapping[str, nn.Module], texts: Sequence[Sequence[Located]]
+    workbench: Workbench, modules: Mapping[str, nn.Module], texts: Sequence[Sequence[Located]]
 ) -> dict[str, Tensor]:
     """(edits, d) of each module: the mean of its inputs over every edit's texts."""
-    found = at_places(bench, modules, [one for own in texts for one in own])
+    found = at_places(workbench, modules, [one for own in texts for one in own])
     sizes = [len(own) for own in texts]
     return {
         name: torch.stack([part.mean(0) for part in torch.split(inputs, sizes)])

@@ -31,7 +31,7 @@ class Locating(Method):
     def needs_subject(self) -> bool:
         return self.config.fact_token == "subject_last"
 
-    def prepare(self, bench: Workbench) -> None:
+    def prepare(self, workbench: Workbench) -> None:
         """Find or measure the covariance's Cholesky factors, and draw the prefixes; once.
 
         Raises:
@@ -40,8 +40,8 @@ class Locating(Method):
         """
         if self.factors:
             return
-        found = covariances(bench, self.config.source)
-        before = prefixes(bench, self.config.prefixes)
+        found = covariances(workbench, self.config.source)
+        before = prefixes(workbench, self.config.prefixes)
         try:
             # One after the other: at 7B's width each is gigabytes.
             self.factors = {name: factor(found.pop(name)) for name in list(found)}

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from ultraedit.core.capture import FLOAT16_SCALES, frozen
-from ultraedit.core.positions import Spots, moved
 from ultraedit.errors import TurnRefusedError
+from ultraedit.forward.capture import FLOAT16_SCALES, frozen
+from ultraedit.forward.positions import Spots, moved
 from ultraedit.methods.base import Workbench
 from ultraedit.methods.locate.contexts import Located
 
@@ -50,7 +50,7 @@ class Search:
 
 
 def search(
-    bench: Workbench,
+    workbench: Workbench,
     module: nn.Module,
     now: Tensor,
     answers: Sequence[Sequence[Located]],
@@ -60,7 +60,7 @@ def search(
     """The changes of what `module` gives at the subjects' last tokens.
 
     Args:
-        bench: Of the model.
+        workbench: Of the model.
         module: Whose output is changed.
         now: (edits, e) what it gives there.
         answers: Per edit, texts that end in its new answer.
@@ -74,14 +74,14 @@ def search(
         TurnRefusedError: a loss is not finite.
     """
     parts = [slice(n, n + TOGETHER) for n in range(0, len(now), TOGETHER)]
-    with frozen(bench.model):
+    with frozen(workbench.model):
         return torch.cat(
-            [_search(bench, module, now[p], answers[p], essences[p], how) for p in parts]
+            [_search(workbench, module, now[p], answers[p], essences[p], how) for p in parts]
         )
 
 
 def _search(
-    bench: Workbench,
+    workbench: Workbench,
     module: nn.Module,
     now: Tensor,
     answers: Sequence[Sequence[Located]],
@@ -91,7 +91,7 @@ def _search(
     change = torch.zeros_like(now)
     sizes = now.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
     held = {edit: one for edit, one in enumerate(essences) if one is not None}
-    before = dict(zip(held, _distributions(bench, list(held.values())), strict=True))
+    before = dict(zip(held, _distributions(workbench, list(held.values())), strict=True))
     # Adam's step is of one size whatever the slope: to each edit its own unit.
     units = _steps(sizes, now.shape[1], how)[:, None]
     scaled = torch.zeros_like(now, requires_grad=True)
@@ -100,11 +100,11 @@ def _search(
     for _ in range(how.steps):
         losses, gradient = torch.zeros_like(sizes), torch.zeros_like(now)
         own = [(edit, one) for edit in searching for one in answers[edit]]
-        for edits, values, slope in _slopes(bench, module, change, own, _unlikelihood):
+        for edits, values, slope in _slopes(workbench, module, change, own, _unlikelihood):
             share = torch.tensor([1 / len(answers[edit]) for edit in edits]).to(now)
             _add(losses, gradient, edits, values * share, slope * share[:, None])
         own = [(edit, held[edit]) for edit in searching if edit in held]
-        for edits, values, slope in _slopes(bench, module, change, own, _drift(before)):
+        for edits, values, slope in _slopes(workbench, module, change, own, _drift(before)):
             _add(losses, gradient, edits, values * how.kl, slope * how.kl)
         lengths = change.norm(dim=1)
         losses += how.decay * lengths / sizes
@@ -139,7 +139,7 @@ Value = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
 
 
 def _slopes(
-    bench: Workbench,
+    workbench: Workbench,
     module: nn.Module,
     change: Tensor,
     texts: Sequence[tuple[int, Located]],
@@ -147,12 +147,12 @@ def _slopes(
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Batch by batch: each text's edit, its value, and the value's slope in the edit's change."""
     places = [one.place for _, one in texts]
-    half = change.is_floating_point() and bench.model.dtype == torch.float16
-    for batch in bench.batches([one.text for _, one in texts]):
+    half = change.is_floating_point() and workbench.model.dtype == torch.float16
+    for batch in workbench.batches([one.text for _, one in texts]):
         edits = [texts[index][0] for index in batch.index.tolist()]
         rows = change[edits].requires_grad_()
         with torch.enable_grad(), moved(module, Spots.of(batch, places), rows):
-            logits = bench.logits(batch).float()
+            logits = workbench.logits(batch).float()
             text = batch.answer_mask.nonzero()[:, 0].to(logits.device)
             labels = batch.labels[batch.answer_mask].to(logits.device)
             values = value(logits, labels, text, edits)
@@ -182,11 +182,11 @@ def _drift(before: Mapping[int, Tensor]) -> Value:
 
 
 @torch.no_grad()
-def _distributions(bench: Workbench, texts: Sequence[Located]) -> Tensor:
+def _distributions(workbench: Workbench, texts: Sequence[Located]) -> Tensor:
     """(texts, vocabulary) log-probabilities of each text's one answer token, as the model is."""
     parts, order = [], list[int]()
-    for batch in bench.batches([one.text for one in texts]) if texts else ():
-        parts.append(F.log_softmax(bench.logits(batch).float(), -1))
+    for batch in workbench.batches([one.text for one in texts]) if texts else ():
+        parts.append(F.log_softmax(workbench.logits(batch).float(), -1))
         order += batch.index.tolist()
     return torch.cat(parts)[torch.argsort(torch.tensor(order))] if parts else torch.empty(0)
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ultraedit.core.capture import Rows
-from ultraedit.core.full_precision import full_precision
-from ultraedit.core.shift import LowRank
 from ultraedit.encoding.tokenise import Encoded
-from ultraedit.evaluation.teacher_forced import Scored
+from ultraedit.forward.capture import Rows
+from ultraedit.forward.score import Scored
+from ultraedit.linalg.full_precision import full_precision
+from ultraedit.linalg.shift import LowRank
 from ultraedit.methods.base import Workbench
 
 # A calibration turn has this many edits: the turn's own first, made-up ones up to it.
@@ -38,7 +38,7 @@ UnitShifts = Callable[[Mapping[str, Rows]], dict[str, LowRank]]
 
 
 def choose_lr(
-    bench: Workbench,
+    workbench: Workbench,
     texts: Sequence[Encoded],
     rows: Mapping[str, Rows],
     unit_shifts: UnitShifts,
@@ -50,7 +50,7 @@ def choose_lr(
     factors of two until quality falls, and refines around the top.
 
     Args:
-        bench: The model before the first turn; unchanged afterwards.
+        workbench: The model before the first turn; unchanged afterwards.
         texts: The turn's edits.
         rows: Captured from them.
         unit_shifts: From captured rows to the shifts at eta = 1.
@@ -63,22 +63,22 @@ def choose_lr(
     if (missing := CALIBRATION_EDITS - len(edits)) > 0:
         # Some are too short to be cut.
         count = missing + missing // 8 + 2
-        with bench.progress("drawing text to try steps on", TEXT_TOKENS) as advance:
-            material = bench.sample(count, TEXT_TOKENS, MATERIAL_SEED, advance)
+        with workbench.progress("drawing text to try steps on", TEXT_TOKENS) as advance:
+            material = workbench.sample(count, TEXT_TOKENS, MATERIAL_SEED, advance)
         edits += imaginary_edits(material, missing)
-        rows = bench.capture(edits)
+        rows = workbench.capture(edits)
     unit = unit_shifts(rows)
-    guess = linear_guess(unit, rows, bench.score(edits))
-    return _climb(bench, edits[:JUDGED_EDITS], unit, guess, witnesses)
+    guess = linear_guess(unit, rows, workbench.score(edits))
+    return _climb(workbench, edits[:JUDGED_EDITS], unit, guess, witnesses)
 
 
-def witness_texts(bench: Workbench) -> list[Encoded]:
+def witness_texts(workbench: Workbench) -> list[Encoded]:
     """What a step is judged by beside the edits: text that the unedited model draws."""
-    return bench.sample(WITNESS_TEXTS, TEXT_TOKENS, WITNESS_SEED)
+    return workbench.sample(WITNESS_TEXTS, TEXT_TOKENS, WITNESS_SEED)
 
 
 def choose_step(
-    bench: Workbench,
+    workbench: Workbench,
     texts: Sequence[Encoded],
     unit: Mapping[str, LowRank],
     lr: float,
@@ -90,37 +90,39 @@ def choose_step(
     `lr` on. A very small one is to be learned whole: its step grows, within bounds, until
     it is; where growing does not help, the step stands.
     """
-    step = _climb(bench, texts[:JUDGED_EDITS], unit, lr, witnesses)
+    step = _climb(workbench, texts[:JUDGED_EDITS], unit, lr, witnesses)
     if sum(len(text.target) for text in texts) >= SMALL_TURN_TOKENS:
         return step
     for exponent in range(GROWTHS + 1):
         larger = step * 2.0 ** (exponent / 2)
-        with bench.trial({name: shift.scaled(larger) for name, shift in unit.items()}):
-            if all(bool(scored.correct.all()) for scored in bench.score(texts)):
+        with workbench.trial({name: shift.scaled(larger) for name, shift in unit.items()}):
+            if all(bool(scored.correct.all()) for scored in workbench.score(texts)):
                 return larger
     return step
 
 
 def _climb(
-    bench: Workbench,
+    workbench: Workbench,
     edits: Sequence[Encoded],
     unit: Mapping[str, LowRank],
     guess: float,
     witnesses: Sequence[Encoded],
 ) -> float:
     """The best step near `guess`: factors of two until quality falls, then finer."""
-    before = bench.score(witnesses)
+    before = workbench.score(witnesses)
     tried: dict[float, float] = {}
 
     def quality(exponent: float) -> float:
         if exponent not in tried:
             lr = guess * 2.0**exponent
-            with bench.trial({name: shift.scaled(lr) for name, shift in unit.items()}):
-                tried[exponent] = balance(bench.score(edits), before, bench.score(witnesses))
+            with workbench.trial({name: shift.scaled(lr) for name, shift in unit.items()}):
+                tried[exponent] = balance(
+                    workbench.score(edits), before, workbench.score(witnesses)
+                )
         return tried[exponent]
 
     best = 0.0
-    with bench.progress("trying steps", USUAL_TRIALS) as advance:
+    with workbench.progress("trying steps", USUAL_TRIALS) as advance:
         for direction in (1.0, -1.0):
             steps = 0
             while steps < MAX_STEPS and quality(best + direction) > quality(best):

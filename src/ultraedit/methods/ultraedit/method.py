@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ultraedit.core.capture import Rows
-from ultraedit.core.normalise import Moments
-from ultraedit.core.shift import LowRank
-from ultraedit.core.solve import ridge_rows, values
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
+from ultraedit.forward.capture import Rows
+from ultraedit.linalg.normalise import Moments
+from ultraedit.linalg.shift import LowRank
+from ultraedit.linalg.solve import ridge_rows, values
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive
 from ultraedit.methods.ultraedit.learning_rate import (
@@ -66,36 +66,36 @@ class UltraEdit(Method):
         self.moments: dict[Shape, Moments] = {}
 
     def passes(
-        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+        self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
-        rows = bench.capture(texts)
-        moments = filled(updated(self.moments, bench.targets, rows), bench)
+        rows = workbench.capture(texts)
+        moments = filled(updated(self.moments, workbench.targets, rows), workbench)
         if self.lr is None:
-            lr, step = self._found(bench, texts, rows, moments)
+            lr, step = self._found(workbench, texts, rows, moments)
         else:
             lr = step = self.lr
-        yield shifts(rows, moments, bench.targets, step, self.config.ridge)
+        yield shifts(rows, moments, workbench.targets, step, self.config.ridge)
         self.moments, self.lr = moments, lr
 
     def _found(
         self,
-        bench: Workbench,
+        workbench: Workbench,
         texts: Sequence[Encoded],
         rows: Mapping[str, Rows],
         moments: Mapping[Shape, Moments],
     ) -> tuple[float, float]:
         """eta for all turns, and the step of this first one."""
-        targets, ridge = bench.targets, self.config.ridge
+        targets, ridge = workbench.targets, self.config.ridge
 
         def unit(some: Mapping[str, Rows]) -> dict[str, LowRank]:
-            return shifts(some, filled(updated({}, targets, some), bench), targets, 1.0, ridge)
+            return shifts(some, filled(updated({}, targets, some), workbench), targets, 1.0, ridge)
 
-        witnesses = witness_texts(bench)
-        lr = choose_lr(bench, texts, rows, unit, witnesses)
+        witnesses = witness_texts(workbench)
+        lr = choose_lr(workbench, texts, rows, unit, witnesses)
         if len(texts) >= CALIBRATION_EDITS:
             return lr, lr
         own = shifts(rows, moments, targets, 1.0, ridge)
-        return lr, choose_step(bench, texts, own, lr, witnesses)
+        return lr, choose_step(workbench, texts, own, lr, witnesses)
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {}
@@ -144,7 +144,7 @@ def updated(
     return result
 
 
-def filled(moments: Mapping[Shape, Moments], bench: Workbench) -> dict[Shape, Moments]:
+def filled(moments: Mapping[Shape, Moments], workbench: Workbench) -> dict[Shape, Moments]:
     """Bring every normaliser to MIN_ROWS with rows from text the model samples itself.
 
     Without it the first edit, one token long, has a normalised input of zero and so a
@@ -153,9 +153,9 @@ def filled(moments: Mapping[Shape, Moments], bench: Workbench) -> dict[Shape, Mo
     result = dict(moments)
     if all(held.count >= MIN_ROWS for held in result.values()):
         return result
-    sampled = bench.capture(bench.sample(FILL_TEXTS, FILL_TOKENS))
+    sampled = workbench.capture(workbench.sample(FILL_TEXTS, FILL_TOKENS))
     while any(m.count < MIN_ROWS for m in result.values()):
-        for name, target in bench.targets.items():
+        for name, target in workbench.targets.items():
             missing = MIN_ROWS - result[shape_of(target)].count
             if missing > 0:
                 rows = sampled[name]

@@ -16,12 +16,12 @@ from ultraedit.encoding.batching import Query
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
+from ultraedit.methods.sample_text import drawn, of_file
 from ultraedit.methods.settings import check_positive, is_count
-from ultraedit.methods.texts import drawn, of_file
 from ultraedit.methods.wise.router import Router
 from ultraedit.methods.wise.scores import Margins
 from ultraedit.methods.wise.shards import Shard, mask
-from ultraedit.methods.wise.state import State
+from ultraedit.methods.wise.state import WiseState
 from ultraedit.methods.wise.training import Course, ModuleInputs, module_inputs, trained
 from ultraedit.models.presets import main_outputs
 from ultraedit.models.target import Target
@@ -106,7 +106,7 @@ class Wise(Method):
 
     def __init__(self, config: WiseConfig | None = None) -> None:
         super().__init__(config)
-        self.state = State()
+        self.state = WiseState()
         self.router: Router | None = None
         self._before: dict[str, Tensor] = {}
         self._outside: list[ModuleInputs] | None = None
@@ -131,30 +131,30 @@ class Wise(Method):
     def record_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
         return int(4 * self.config.share * sum(d * e for d, e in shapes))
 
-    def attach(self, bench: Workbench) -> None:
-        if len(bench.targets) != 1:
-            raise InputError(f"wise copies one module, not {len(bench.targets)}")
-        (target,) = bench.targets.values()
+    def attach(self, workbench: Workbench) -> None:
+        if len(workbench.targets) != 1:
+            raise InputError(f"wise copies one module, not {len(workbench.targets)}")
+        (target,) = workbench.targets.values()
         self._device = target.parameter.device
-        self.router = Router(bench.model, target.module, self.config.ratio)
+        self.router = Router(workbench.model, target.module, self.config.ratio)
 
     def detach(self) -> None:
         if self.router is not None:
             self.router.remove()
 
     def passes(
-        self, bench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
+        self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
     ) -> Iterator[Shifts]:
         config = self.config
-        (target,) = bench.targets.values()
+        (target,) = workbench.targets.values()
         with self.bypassed():
-            state = self.state if self.state.shards else self._begun(bench, target, texts)
-            outside = self._others(bench, target)
+            state = self.state if self.state.shards else self._begun(workbench, target, texts)
+            outside = self._others(workbench, target)
             begin = 0
             while begin < len(texts):
                 # A turn may fill a shard before it ends.
                 end = min(begin + config.shard_edits - state.live.edits, len(texts))
-                live = self._trained(bench, target, state, texts[begin:end], outside)
+                live = self._trained(workbench, target, state, texts[begin:end], outside)
                 state = state.written(live)
                 if live.edits >= config.shard_edits:
                     state = state.closed(config.merge, config.density)
@@ -163,20 +163,22 @@ class Wise(Method):
         self._serve(state)
         yield {}
 
-    def _begun(self, bench: Workbench, target: Target, texts: Sequence[Encoded]) -> State:
+    def _begun(self, workbench: Workbench, target: Target, texts: Sequence[Encoded]) -> WiseState:
         """No edit yet, and units that fit what the module gives."""
         config = self.config
-        keys = module_inputs(bench, target.module, texts).inputs
+        keys = module_inputs(workbench, target.module, texts).inputs
         # Some words give fifty times what others do, and say little of the model.
         unit = max(1.0, float(linear(target, keys).norm(dim=1).median()) / OUTPUT)
         unit = unit if config.unit == "auto" else float(config.unit)
-        return State((Shard.empty(target.d, target.e, config.share, 0, self._device),), (), unit)
+        return WiseState(
+            (Shard.empty(target.d, target.e, config.share, 0, self._device),), (), unit
+        )
 
     def _trained(
         self,
-        bench: Workbench,
+        workbench: Workbench,
         target: Target,
-        state: State,
+        state: WiseState,
         texts: Sequence[Encoded],
         outside: list[ModuleInputs],
     ) -> Shard:
@@ -190,25 +192,25 @@ class Wise(Method):
         draw = random.Random(live.edits + live.number * config.shard_edits)
         for first in range(0, len(texts), config.batch):
             batch = texts[first : first + config.batch]
-            seen.append(module_inputs(bench, target.module, batch))
+            seen.append(module_inputs(workbench, target.module, batch))
             others = together(draw.sample(outside, min(len(batch), len(outside))))
-            delta = trained(bench, target.module, delta, own, batch, seen[-1], others, course)
+            delta = trained(workbench, target.module, delta, own, batch, seen[-1], others, course)
         # Of the copy as the turn leaves it: later edits move what earlier ones scored.
         least = min(least, *(float(one.scores(delta).min()) for one in seen))
         return replace(live, delta=delta, least=least, edits=live.edits + len(texts))
 
-    def _others(self, bench: Workbench, target: Target) -> list[ModuleInputs]:
+    def _others(self, workbench: Workbench, target: Target) -> list[ModuleInputs]:
         """What the module sees of texts that no edit is about, one by one."""
         if self._outside is None:
             if self.config.text is None:
-                texts = drawn(bench, OUTSIDE, OUTSIDE_TOKENS)
+                texts = drawn(workbench, OUTSIDE, OUTSIDE_TOKENS)
             else:
-                texts = of_file(bench, self.config.text, OUTSIDE, OUTSIDE_TOKENS)
-            found = module_inputs(bench, target.module, texts, whole=True)
+                texts = of_file(workbench, self.config.text, OUTSIDE, OUTSIDE_TOKENS)
+            found = module_inputs(workbench, target.module, texts, whole=True)
             self._outside = [found.of(place) for place in range(found.count)]
         return self._outside
 
-    def _serve(self, state: State) -> None:
+    def _serve(self, state: WiseState) -> None:
         self.state = state.on(self._device)
         if self.router is not None:
             self.router.serve(self.state.serving)
@@ -223,7 +225,7 @@ class Wise(Method):
         return self.state.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self._serve(State.of(state))
+        self._serve(WiseState.of(state))
 
     def record(self) -> dict[str, Tensor]:
         """What the turn changed: the shard it wrote to, and what came of it."""

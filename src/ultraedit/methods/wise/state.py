@@ -13,7 +13,7 @@ from ultraedit.methods.wise.shards import Shard, merged
 
 
 @dataclass(frozen=True)
-class State:
+class WiseState:
     """Side memories, and what their scores are counted in.
 
     Attributes:
@@ -37,11 +37,11 @@ class State:
         """The shard that is written to."""
         return self.shards[-1]
 
-    def written(self, live: Shard) -> State:
+    def written(self, live: Shard) -> WiseState:
         """With another live shard."""
         return replace(self, shards=(*self.shards[:-1], live))
 
-    def closed(self, merge: int, density: float) -> State:
+    def closed(self, merge: int, density: float) -> WiseState:
         """With the live shard kept and a new one begun; `merge` kept ones become one memory."""
         full, memories, live = self.shards, self.memories, self.live
         if len(full) == merge:
@@ -66,14 +66,14 @@ class State:
         return found
 
     @staticmethod
-    def of(tensors: Mapping[str, Tensor]) -> State:
+    def of(tensors: Mapping[str, Tensor]) -> WiseState:
         """The state that `tensors` was made of; there may be others beside.
 
         Raises:
             InputError: it is no state of this method.
         """
         if not tensors:
-            return State()
+            return WiseState()
 
         def held(kind: str, count: int) -> tuple[Shard, ...]:
             stems = [f"{kind}.{number}" for number in range(count)]
@@ -85,11 +85,11 @@ class State:
         try:
             d, e, shards, memories = tensors["counts"].tolist()
             unit = float(tensors["unit"])
-            return State(held("shard", shards), held("memory", memories), unit)
+            return WiseState(held("shard", shards), held("memory", memories), unit)
         except (KeyError, ValueError, RuntimeError, IndexError) as error:
             raise InputError(f"this is no state of method wise: {error}") from None
 
-    def on(self, device: torch.device) -> State:
+    def on(self, device: torch.device) -> WiseState:
         """With everything on one device."""
         return replace(
             self,

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ultraedit.core.capture import frozen
-from ultraedit.core.positions import Spots, recorded
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import TurnRefusedError
+from ultraedit.forward.capture import frozen
+from ultraedit.forward.positions import Spots, recorded
 from ultraedit.methods.base import Workbench
 from ultraedit.methods.wise.scores import Margins, asked, margin_loss, scores
 
@@ -65,27 +65,27 @@ class ModuleInputs:
 
 @torch.no_grad()
 def module_inputs(
-    bench: Workbench, module: nn.Module, texts: Sequence[Encoded], whole: bool = False
+    workbench: Workbench, module: nn.Module, texts: Sequence[Encoded], whole: bool = False
 ) -> ModuleInputs:
     """The inputs of a module at every token of the prompts; of the `whole` texts if asked.
 
     There has to be at least one text.
     """
     inputs, owners = [], []
-    for batch in bench.batches(texts):
+    for batch in workbench.batches(texts):
         ends = batch.prompt_end
         mask = asked(
             batch.attention_mask.bool(), torch.full_like(ends, batch.width) if whole else ends
         )
         with recorded({"": module}, Spots.masked(mask)) as seen:
-            bench.logits(batch)
+            workbench.logits(batch)
         inputs.append(seen[""][0])
         owners.append(batch.index[mask.cpu().nonzero()[:, 0]])
     return ModuleInputs(torch.cat(inputs), torch.cat(owners).to(inputs[0].device), len(texts))
 
 
 def trained(
-    bench: Workbench,
+    workbench: Workbench,
     module: nn.Module,
     delta: Tensor,
     mask: Tensor,
@@ -97,7 +97,7 @@ def trained(
     """The side copy after gradient descent on the answers' loss and the margins'.
 
     Args:
-        bench: Of the model, whose own weights stay.
+        workbench: Of the model, whose own weights stay.
         module: The linear map that is copied.
         delta: (d, e) float32, (W' - W)^T; not written into.
         mask: (d, e) bool, the entries that may change.
@@ -112,7 +112,7 @@ def trained(
     delta = delta.clone()
     for _ in range(course.steps):
         copy = delta.requires_grad_()
-        loss, gradient = _answers(bench, module, copy, answers)
+        loss, gradient = _answers(workbench, module, copy, answers)
         with torch.enable_grad():
             ours, others = inside.scores(copy), outside.scores(copy)
             kept = margin_loss(ours / course.unit, others / course.unit, course.margins)
@@ -129,15 +129,15 @@ def trained(
 
 
 def _answers(
-    bench: Workbench, module: nn.Module, delta: Tensor, texts: Sequence[Encoded]
+    workbench: Workbench, module: nn.Module, delta: Tensor, texts: Sequence[Encoded]
 ) -> tuple[float, Tensor]:
     """Cross-entropy of an answer token, the mean over texts of their means; its gradient."""
     total = 0.0
     gradient = torch.zeros_like(delta)
-    with frozen(bench.model), _through(module, delta):
-        for batch in bench.batches(texts):
+    with frozen(workbench.model), _through(module, delta):
+        for batch in workbench.batches(texts):
             with torch.enable_grad():
-                logits = bench.logits(batch).float()
+                logits = workbench.logits(batch).float()
                 labels = batch.labels[batch.answer_mask].to(logits.device)
                 sizes = batch.answer_mask.sum(1, keepdim=True).expand_as(batch.answer_mask)
                 share = 1 / (sizes[batch.answer_mask] * len(texts)).to(logits)

@@ -1,1 +1,0 @@
-"""capture -> normalise -> solve -> apply: the editing itself, as pure functions."""

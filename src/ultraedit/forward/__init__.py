@@ -1,0 +1,1 @@
+"""Passes over a model: with and without gradients, scored, and generated."""

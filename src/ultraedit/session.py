@@ -1,0 +1,257 @@
+"""A model, a method and their state, in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ultraedit import storage
+from ultraedit.encoding.subject import check_subject
+from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization, chat_mode, ends_answers
+from ultraedit.errors import InputError
+from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
+from ultraedit.evaluation.report import Report
+from ultraedit.history.pending import Pending
+from ultraedit.methods.base import Method
+from ultraedit.methods.registry import build
+from ultraedit.models.batch_plan import plan_batch_tokens
+from ultraedit.models.frozen import FrozenPlace
+from ultraedit.models.memory import shapes_of
+from ultraedit.models.presets import choose_modules
+from ultraedit.models.target import targets
+from ultraedit.records import Case, Edit, Turn
+from ultraedit.turn import make_turn, refusing_full_memory
+from ultraedit.workbench import ModelWorkbench
+
+
+class Session:
+    """Edits a causal language model in place, turn by turn, in memory.
+
+    Args:
+        model: A transformers causal language model; put in evaluation mode.
+        tokenizer: Its tokenizer.
+        method: A name that `ultraedit.methods.registry.available` lists, or a `Method`.
+        modules: `auto` for the method's own choice, or names of linear maps in the model.
+        lr: The method's step, or `auto`.
+        append_eos: Write end-of-sequence as one more target token; None for `ends_answers`.
+        tokenization: `joint` or `published`; see `Encoder`.
+        chat: In which forms an edit has to hold: `only` in the tokenizer's chat template, `off` for
+            plain text, or `both`, the default where there is a template. Prompts are asked as plain
+            text unless it is `only`.
+        system: The system message in the template; None for the template's own choice.
+        template: Further arguments of the template, as `{"enable_thinking": False}`.
+        batch_tokens: Padded tokens of one pass; by default from the free memory.
+        check_learned: Whether a turn ends by asking its edits again; a further pass through
+            the edited blocks, without which `Turn.learned` is empty.
+        journal: Whether `save` keeps a journal, for which turns are remembered until then.
+        history: How far back edits can be undone: `full`, a number of turns, or `none`.
+        author: Who makes the edits, for the journal; by default the user of this process.
+        stored: The dtype that edited weights are rounded to and saved in, where the model
+            computes in a wider one; the model's own by default.
+        settings: Further settings of the method.
+
+    Raises:
+        InputError: an option that does not exist or does not fit.
+        UnsupportedModelError: a module that cannot be edited, by name.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        method: str | Method = "auto",
+        modules: str | Sequence[str] = "auto",
+        lr: float | str = "auto",
+        append_eos: bool | None = None,
+        tokenization: Tokenization | None = None,
+        chat: str | bool | None = None,
+        system: str | None = None,
+        template: Mapping[str, Any] | None = None,
+        batch_tokens: int | None = None,
+        check_learned: bool = True,
+        journal: bool = True,
+        history: str | int = "full",
+        author: str | None = None,
+        stored: torch.dtype | None = None,
+        **settings: Any,
+    ) -> None:
+        self.chat = chat_mode(chat, tokenizer)
+
+        if append_eos is None and self.chat != "both":
+            append_eos = ends_answers(tokenizer, self.chat == "only")
+        # Written in both forms, no answer ends: sentences of a chat model go on after it.
+        encoder = Encoder(
+            tokenizer, bool(append_eos), tokenization or "joint", self.chat == "only",
+            system, dict(template or {}),
+        )  # fmt: skip
+        if isinstance(method, str):
+            method = build(method, lr, settings)
+        elif settings or lr != "auto":
+            raise InputError("settings of a method that is already made cannot be given")
+        names = list(targets(model, choose_modules(model, modules, method.modules)))
+        model.eval()
+        if batch_tokens is None:
+            held = method.state_bytes(shapes_of(model, names))
+            batch_tokens = plan_batch_tokens(model, names, held, stored)
+        self.workbench = ModelWorkbench(
+            model, encoder, names, batch_tokens, stored,
+            also=replace(encoder, chat=True) if self.chat == "both" else None,
+        )  # fmt: skip
+        self.method = method
+        self.workbench.query = method.query
+        # What routes sees every prompt whole.
+        self.workbench.passes.split &= method.info.changes_weights
+        method.attach(self.workbench)
+        self.pending = Pending(
+            author, storage.parse_history(history), initial=method.state_dict(), active=journal
+        )
+        self.check_learned = check_learned
+        self._encoded: dict[Edit, Encoded] = {}  # what was looked ahead to
+        self.turns = 0
+        self.edits = 0
+        self.run: dict[str, Any] | None = None
+        self.base_name = str(model.name_or_path)
+        self.source: Path | None = None
+        self.read_only: str | None = None
+        self.saved_to: set[Path] = set()
+        self.frozen: FrozenPlace = "resident"
+        self._is_unedited = False
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.workbench.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.workbench.tokenizer
+
+    @property
+    def modules(self) -> list[str]:
+        return list(self.workbench.targets)
+
+    def edit(self, edits: Iterable[Edit]) -> Turn:
+        """Write some facts at once: one turn.
+
+        Nothing is changed if anything is wrong with any of the edits.
+
+        Raises:
+            InputError: no edits, or one that cannot be encoded; it is named.
+            TurnRefusedError: the method's shift is not finite, or the device's memory is
+                full; weights and state are as they were.
+        """
+        if self._is_unedited:
+            raise InputError("inside unedited() the model cannot be edited")
+        edits = tuple(edits)
+        if not edits:
+            raise InputError("a turn needs at least one edit")
+        began = time.perf_counter()
+        texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
+        also = [self._encode_also(edit, place) for place, edit in enumerate(edits, 1)]
+        made = make_turn(
+            self.workbench, self.method, edits, texts, [text for text in also if text],
+            keep_shifts=self.pending.active, check_learned=self.check_learned,
+        )  # fmt: skip
+        taken = time.perf_counter() - began
+        turn = Turn(self.turns, edits, made.learned, made.passes, taken, made.learned_also)
+        self.turns += 1
+        self.edits += len(edits)
+        self.pending.add(
+            turn,
+            made.shifts,
+            self.method.record() if self.pending.active else {},
+            edits=self.edits,
+            device=self.workbench.device.type,
+            run=self.run,
+        )
+        return turn
+
+    def look_ahead(self, edits: Sequence[Edit], done: int = 0) -> None:
+        """Read edits of the turns to come through the frozen blocks now, as many as fit.
+
+        Args:
+            edits: Of all these turns.
+            done: How many of the first have had their turn: for the bits of a whole run.
+
+        Raises:
+            InputError: one of them cannot be encoded.
+            TurnRefusedError: the device's memory is full.
+        """
+        texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
+        with refusing_full_memory(self.workbench):
+            self.workbench.look_ahead(texts)
+        self.workbench.drop(texts[:done])
+        self._encoded = dict(zip(edits[done:], texts[done:], strict=True))
+
+    def ask(self, prompt: str, max_new_tokens: int = ANSWER_TOKENS) -> str:
+        """The model's free greedy answer, up to end-of-sequence or the end of a line."""
+        prompt_ids = self.workbench.encoder.prompt_ids(prompt)
+        (answer,) = self.workbench.answers([prompt_ids], max_new_tokens)
+        return answer.text
+
+    def check(self, edit: Edit, place: int = 1) -> None:
+        """Say now what `edit` would refuse; `place` names an edit without an id.
+
+        Raises:
+            InputError: the edit cannot be encoded, is too long, or lacks its subject.
+        """
+        self._encode(edit, place)
+        self._encode_also(edit, place)
+
+    def evaluate(self, cases: Iterable[Case | Edit], **options: Any) -> Report:
+        """Scores of cases now and before any edit; options as in `evaluation.evaluate`."""
+        try:
+            return evaluate(self.workbench, cases, unedited=self.unedited, **options)
+        finally:
+            self.workbench.forget()
+
+    @contextmanager
+    def unedited(self) -> Iterator[PreTrainedModel]:
+        """The original model inside, for comparisons; the edited one after, bit for bit."""
+        if self._is_unedited:
+            yield self.model
+            return
+        with ExitStack() as stack:
+            stack.enter_context(self.workbench.unedited())
+            stack.enter_context(self.method.bypassed())
+            self._is_unedited = True
+            try:
+                yield self.model
+            finally:
+                self._is_unedited = False
+
+    def _encode(self, edit: Edit, place: int) -> Encoded:
+        if not isinstance(edit, Edit):
+            raise InputError(f"edit {place} is a {type(edit).__name__}, not an Edit")
+        if self.read_only:
+            raise InputError(self.read_only)
+        if edit in self._encoded:
+            return self._encoded[edit]
+        what = f"edit {edit.id or place}"
+        try:
+            if self.method.needs_subject:
+                check_subject(self.workbench.encoder, edit, self.method.info.name)
+            text = self.workbench.encoder.encode(edit.prompt, edit.answers[0])
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from None
+        self.workbench.check_length(text, what)
+        return text
+
+    def _encode_also(self, edit: Edit, place: int) -> Encoded | None:
+        """The edit in the other form that it has to hold in, if there is one."""
+        if self.workbench.also is None:
+            return None
+        what = f"edit {edit.id or place} in the chat template"
+        try:
+            text = self.workbench.also.encode(edit.prompt, edit.answers[0])
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from None
+        self.workbench.check_length(text, what)
+        return text
