@@ -20,6 +20,8 @@ from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ultraedit.methods.registry import DEFAULT, available
+
 # A shell starts what is in its background with interrupts ignored, and so all that this starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -53,6 +55,14 @@ ARCHITECTURES = {
                           "max_position_embeddings": 64, "initializer_range": 0.2}),
     "gemma3": ("Gemma3", LLAMA_LIKE | {"head_dim": 8, "sliding_window": 8}),
 }  # fmt: skip
+
+# Settings with which a method is quick over a tiny model; all others are its defaults.
+QUICK = {
+    "anchored": {"anchors": 48},
+    "ultraedit": {"lr": 1e-3},
+    "rome": {"fact_token": "last", "prefixes": 2, "samples": 2048},
+    "memit": {"fact_token": "last", "prefixes": 2, "samples": 2048},
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -96,6 +106,18 @@ def tokenizer():
 def build():
     """`build(architecture, **config changes)`: a new tiny random model."""
     return make_model
+
+
+@pytest.fixture(params=sorted(available(), key=lambda name: (name != DEFAULT, name)))
+def method(request):
+    """Every registered method, the default first."""
+    return request.param
+
+
+@pytest.fixture
+def quick():
+    """`quick(method)`: the settings with which it is quick."""
+    return lambda method: QUICK.get(method, {})
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))

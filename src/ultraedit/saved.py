@@ -14,12 +14,14 @@ from ultraedit import storage
 from ultraedit.errors import InputError
 from ultraedit.history.answers import answers
 from ultraedit.history.neighbours import Neighbour, neighbours
+from ultraedit.history.rebuild import current
 from ultraedit.history.undo import Undone, undo_edit, undo_to
 from ultraedit.methods.registry import method_class
 from ultraedit.models.frozen import QUANTISED, going_on, quantised_by
 from ultraedit.models.load import load as load_model
 from ultraedit.models.load import local_folder
 from ultraedit.storage import Snapshot
+from ultraedit.storage.constants import REFERENCE, Constants
 from ultraedit.storage.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def undo(editor: Session, to: int | None, edit: str | None, turn: int | None) ->
             if edit is None:
                 assert to is not None
                 undone = undo_to(out, to, editor.pending.author)
-                restore(editor, storage.read(out))
+                restore(editor, current(out))
             else:
                 undone = _undo_edit(editor, out, edit, turn)
         except BaseException:
@@ -137,7 +139,7 @@ def _undo_edit(editor: Session, out: Path, edit: str, turn: int | None) -> Undon
     records = [record for _, record in touched]
     before = answers(editor.workbench, records)
     undone = undo_edit(out, edit, turn, editor.pending.author)
-    restore(editor, storage.read(out))
+    restore(editor, current(out))
     after = answers(editor.workbench, records)
     measured = [
         Neighbour(number, record, was, now)
@@ -262,7 +264,7 @@ def _read(folder: Path) -> tuple[str | None, Snapshot]:
     """A version and the digest of the journal at that version."""
     while True:
         before = _digest(folder)
-        snapshot = storage.read(folder)
+        snapshot = current(folder)
         if _digest(folder) == before:
             return before, snapshot
 
@@ -274,14 +276,16 @@ def _plain(dtype: torch.dtype) -> str:
 def snapshot(editor: Session) -> Snapshot:
     """The editor as it is now; its tensors are the editor's own, not copies."""
     masters = editor.workbench.masters
+    state = editor.without_constants(editor.method.state_dict())
     names = {target.parameter_name: name for name, target in editor.workbench.targets.items()}
     return Snapshot(
         served={p: masters[name].served() for p, name in names.items()},
         masters={p: masters[name].master for p, name in names.items()},
         originals={p: masters[name].original for p, name in names.items()},
-        state=editor.method.state_dict(),
+        state=state,
         settings=settings(editor),
         version=editor.turns,
+        constants=editor.constants if REFERENCE in state else Constants(),
     )
 
 
@@ -291,7 +295,8 @@ def restore(editor: Session, snapshot: Snapshot) -> None:
         master = editor.workbench.masters[name]
         master.original = snapshot.originals[target.parameter_name].to(master.original.dtype)
         master.set(snapshot.masters[target.parameter_name].to(master.parameter.device))
-    editor.method.load_state_dict(snapshot.state)
+    editor.method.load_state_dict(snapshot.whole_state())
+    editor.constants = snapshot.constants
     editor.turns, editor.edits = snapshot.settings["turns"], snapshot.settings["edits"]
     editor.run = snapshot.settings.get("run")
     editor.base_name = snapshot.settings.get("base", editor.base_name)

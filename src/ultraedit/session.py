@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import storage
@@ -21,12 +22,13 @@ from ultraedit.evaluation.report import Report
 from ultraedit.history.pending import Pending
 from ultraedit.methods.base import Method
 from ultraedit.methods.registry import build
-from ultraedit.models.batch_plan import plan_batch_tokens
+from ultraedit.models.batch_plan import TURN, plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace
 from ultraedit.models.memory import shapes_of
 from ultraedit.models.presets import choose_modules
 from ultraedit.models.target import targets
 from ultraedit.records import Case, Edit, Turn
+from ultraedit.storage.constants import Constants, separate
 from ultraedit.turn import make_turn, refusing_full_memory
 from ultraedit.workbench import ModelWorkbench
 
@@ -99,8 +101,8 @@ class Session:
         names = list(targets(model, choose_modules(model, modules, method.modules)))
         model.eval()
         if batch_tokens is None:
-            held = method.state_bytes(shapes_of(model, names))
-            batch_tokens = plan_batch_tokens(model, names, held, stored)
+            cost = method.cost(shapes_of(model, names), TURN)
+            batch_tokens = plan_batch_tokens(model, names, cost, stored)
         self.workbench = ModelWorkbench(
             model, encoder, names, batch_tokens, stored,
             also=replace(encoder, chat=True) if self.chat == "both" else None,
@@ -114,6 +116,7 @@ class Session:
             author, storage.parse_history(history), initial=method.state_dict(), active=journal
         )
         self.check_learned = check_learned
+        self.constants = Constants()
         self._encoded: dict[Edit, Encoded] = {}  # what was looked ahead to
         self.turns = 0
         self.edits = 0
@@ -157,7 +160,7 @@ class Session:
         also = [self._encode_also(edit, place) for place, edit in enumerate(edits, 1)]
         made = make_turn(
             self.workbench, self.method, edits, texts, [text for text in also if text],
-            keep_shifts=self.pending.active, check_learned=self.check_learned,
+            keep_shifts=self.keeps_shifts, check_learned=self.check_learned,
         )  # fmt: skip
         taken = time.perf_counter() - began
         turn = Turn(self.turns, edits, made.learned, made.passes, taken, made.learned_also)
@@ -166,12 +169,24 @@ class Session:
         self.pending.add(
             turn,
             made.shifts,
-            self.method.record() if self.pending.active else {},
+            self.without_constants(self.method.record()) if self.keeps_shifts else {},
             edits=self.edits,
             device=self.workbench.device.type,
             run=self.run,
         )
         return turn
+
+    @property
+    def keeps_shifts(self) -> bool:
+        """Whether the shifts of a turn are needed after it."""
+        return self.pending.active and self.pending.keep != 0
+
+    def without_constants(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of the method without its constants, which are in `constants` from then on."""
+        rest, constants = separate(state, self.method.is_constant, self.constants)
+        if constants.tensors:
+            self.constants = constants
+        return rest
 
     def look_ahead(self, edits: Sequence[Edit], done: int = 0) -> None:
         """Read edits of the turns to come through the frozen blocks now, as many as fit.

@@ -18,6 +18,8 @@ from ultraedit.progress import no_progress
 from ultraedit.records import Edit
 from ultraedit.workbench import ModelWorkbench
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Made:
@@ -25,7 +27,7 @@ class Made:
 
     Attributes:
         passes: How often shifts were applied.
-        shifts: They themselves, pass by pass, where they are to be kept.
+        shifts: They themselves, pass by pass, on the CPU, where they are to be kept.
         learned: Per edit, whether every target token is now the likeliest; empty where
             that was not asked.
         learned_also: The same in the other form that edits have to hold in; empty where there is
@@ -81,7 +83,8 @@ def make_turn(
                     passes += 1
                     advance(1)
                     if keep_shifts:
-                        kept.append(dict(shifts))
+                        # Off the device: a turn may take a dozen passes.
+                        kept.append({n: shift.to(CPU) for n, shift in shifts.items()})
             if check_learned:
                 learned = tuple(bool(s.correct.all()) for s in workbench.score(texts))
                 learned_also = _hold(workbench, edits, also)

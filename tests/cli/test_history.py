@@ -145,8 +145,9 @@ def test_a_second_process_is_turned_away(run_here, out):
 
 def test_inspect_states_the_cost_of_the_history(json_of, base):
     disk = json_of("inspect", base, "--turn-size", 100)["disk"]
-    assert disk["history, per turn"] == 500 * (4 * (56 + 32) + 8)
-    assert disk["history, per snapshot"] == 4 * 56 * 32
+    state = 16 * (56 + 32) + 16
+    assert disk["of that, history of a turn"] == 500 * (4 * (56 + 32) + 8) + state
+    assert disk["every fifty turns: snapshot"] == 4 * 56 * 32 + state
 
 
 def test_the_cost_of_the_history_is_what_a_turn_takes(json_of, base, out, facts):

@@ -97,7 +97,7 @@ def test_a_newer_format_is_refused_by_reader_and_writer(out, build, session, mod
         lambda: read_settings(out),
         lambda: write(out, snapshot, model=model, tokenizer=tokenizer, source=None),
     ):
-        with pytest.raises(InputError, match=r"editor\.json has format 2"):
+        with pytest.raises(InputError, match=r"editor\.json has format 3"):
             action()
 
 

@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 from ultraedit.errors import InputError, UltraEditError
 from ultraedit.storage import Snapshot, is_edited_model, read, read_settings, write
-from ultraedit.storage.snapshot import same_bits
+from ultraedit.storage.bits import same_bits
 
 
 @pytest.fixture(params=["float32", "bfloat16", "float16"])

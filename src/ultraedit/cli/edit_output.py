@@ -102,21 +102,14 @@ def show_plan(summary: dict[str, Any], editor: Editor, turn_size: int, as_json: 
 
     workbench, method = editor.workbench, editor.method
     shapes = shapes_of(editor.model, editor.modules)
-    held, beside = method.state_bytes(shapes), method.tokens_beside(turn_size)
+    cost = method.cost(shapes, turn_size)
     memory = edit_memory(
-        editor.model,
-        editor.modules,
-        turn_size,
-        workbench.device.type,
-        workbench.batch_tokens,
-        held,
-        beside,
-        workbench.stored,
-    )
-    disk = disk_cost(
-        editor.model, editor.modules, turn_size, method.disk_bytes(shapes), method.most_passes,
-        method.record_bytes(shapes), workbench.stored,
+        editor.model, editor.modules, turn_size, workbench.device.type, workbench.batch_tokens,
+        cost, workbench.stored,
     )  # fmt: skip
+    disk = disk_cost(
+        editor.model, editor.modules, turn_size, cost, method.most_passes, workbench.stored
+    )
     if as_json:
         return print_json(summary | {"memory": memory, "disk": disk})
     show(

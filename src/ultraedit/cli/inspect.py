@@ -59,15 +59,9 @@ def inspect(
     computing = skeleton if computed == "auto" else skeleton.to(computed)
     editing = kind.with_settings(edited["method_settings"] if edited else {})
     shapes = shapes_of(skeleton, names)
-    held = editing.state_bytes(shapes)
-    memory = edit_memory(
-        computing, names, turn_size, place, method=held,
-        beside=editing.tokens_beside(turn_size), stored=stored,
-    )  # fmt: skip
-    disk = disk_cost(
-        skeleton, names, turn_size, editing.disk_bytes(shapes), editing.most_passes,
-        editing.record_bytes(shapes), stored,
-    )  # fmt: skip
+    cost = editing.cost(shapes, turn_size)
+    memory = edit_memory(computing, names, turn_size, place, cost=cost, stored=stored)
+    disk = disk_cost(skeleton, names, turn_size, cost, editing.most_passes, stored)
     result: dict[str, Any] = {
         "model": model,
         "architecture": type(skeleton).__name__,

@@ -16,12 +16,12 @@ from ultraedit.export.staging import new_folder
 from ultraedit.models.load import load, resolve
 from ultraedit.storage.atomic import write_file
 from ultraedit.storage.base import lay_shards, saved_checkpoints
+from ultraedit.storage.bits import as_bytes
 from ultraedit.storage.checkpoint import Checkpoint, open_checkpoint
 from ultraedit.storage.config_files import copy_config_files
 from ultraedit.storage.fingerprint import Digest, combined, digests
 from ultraedit.storage.layout import Layout, is_edited_model
 from ultraedit.storage.shards import DTYPES, copy_tensors
-from ultraedit.storage.snapshot import as_bytes
 
 # Files that hold the weights a second time, under names that transformers does not read.
 OTHER_WEIGHTS = (

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ultraedit.linalg.shift import Dense, LowRank, Shift
+from ultraedit.linalg.shift import Dense, Shift
 from ultraedit.records import Turn, check_text
 from ultraedit.storage import KEEP_ALL, Change, EditRecord, Entry, Layout, Update, now
 
@@ -97,7 +97,7 @@ class Pending:
 
         Args:
             turn: What was done.
-            passes: The shifts as they were applied.
+            passes: The shifts as they were applied, on the CPU.
             state: What the method records of the turn.
             edits: Edits in effect after it.
             device: The kind of device the shifts were added on.
@@ -120,9 +120,7 @@ class Pending:
         kept = self.keep != 0
         change = Change(
             entry,
-            [{name: _on_cpu(shift) for name, shift in one.items()} for one in passes]
-            if kept
-            else None,
+            [dict(one) for one in passes] if kept else None,
             {key: tensor.cpu() for key, tensor in state.items()} if kept else None,
         )
         self.changes.append(change)
@@ -159,6 +157,7 @@ class Pending:
             snapshot_every=self.snapshot_every,
             follows=before.digest if before else None,
             inherit=inherit,
+            replayable=True,
         )
 
     def saved(self, folder: Path, digest: str) -> None:
@@ -196,14 +195,6 @@ class Pending:
 
 def _has_journal(folder: Path | None) -> bool:
     return folder is not None and Layout(folder).journal.is_file()
-
-
-def _on_cpu(shift: Shift) -> Shift:
-    if isinstance(shift, Dense):
-        return Dense(shift.delta.detach().cpu())
-    return LowRank(
-        shift.left.detach().cpu(), shift.right.detach().cpu(), shift.edit_index.detach().cpu()
-    )
 
 
 def _size(change: Change) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,18 +22,40 @@ from ultraedit.storage import (
     Snapshot,
     open_journal,
     parse_manifest,
+    read,
     read_factors,
     read_snapshot,
     read_tensors,
     rebuildable,
 )
+from ultraedit.storage.constants import REFERENCE, read_constants, separate, together
 
 
-def rebuild(out: Path, number: int) -> Snapshot:
+def current(out: Path) -> Snapshot:
+    """The version that counts, with its state: as it was written, or rebuilt.
+
+    Raises:
+        InputError: `out` is no edited model, or damaged.
+    """
+    snapshot = read(out)
+    if snapshot.state is not None:
+        return snapshot
+    with open_journal(out) as journal:
+        number = journal.head().number
+    rebuilt = rebuild(out, number, weights=False)
+    return replace(snapshot, state=rebuilt.state, constants=rebuilt.constants)
+
+
+def rebuild(out: Path, number: int, weights: bool = True) -> Snapshot:
     """The weights, statistics and settings that `out` had after an entry.
 
     Subtracting later shifts would not be exact in floating point; adding the same ones to
     the same weights, on the same kind of device with as many threads, is.
+
+    Args:
+        out: The edited model.
+        number: Of the entry.
+        weights: False leaves the weights at those of the snapshot before it.
 
     Raises:
         InputError: there is no such entry, or what it is rebuilt from is not kept, or was
@@ -53,29 +76,35 @@ def rebuild(out: Path, number: int) -> Snapshot:
             masters = {name: weight.float() for name, weight in originals.items()}
         settings = dict(manifest.settings)
         method = method_class(settings["method"]).with_settings(settings["method_settings"])
-        method.load_state_dict(state)
+        constants = read_constants(layout.internal, manifest.constants, state)
+        method.load_state_dict(together(state, constants))
         last = beginning
         with threads(settings["threads"]):
             for entry in journal.entries(start + 1, number):
                 assert entry.factors is not None
                 passes, record = read_factors(layout.history, entry.factors)
-                for shifts in passes:
+                for shifts in passes if weights else ():
                     masters = apply_shifts(masters, shifts, head, entry.device)
                 if entry.kind == "turn":
                     there = _place(entry.device)
+                    if REFERENCE in record:
+                        constants = read_constants(layout.internal, manifest.constants, record)
+                        record = together(record, constants)
                     method.replay(
                         {name: tensor.to(there) for name, tensor in record.items()},
                         [{name: one.to(there) for name, one in some.items()} for some in passes],
                     )
                 last = entry
+    state, constants = separate(method.state_dict(), method.is_constant, constants)
     settings |= {"turns": last.turns, "edits": last.edits, "run": last.run}
     return Snapshot(
         served=served(masters, originals),
         masters=masters,
         originals=originals,
-        state=method.state_dict(),
+        state=state,
         settings=settings,
         version=last.turns,
+        constants=constants,
     )
 
 

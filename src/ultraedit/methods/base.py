@@ -28,6 +28,7 @@ from ultraedit.forward.loss import loss_gradient
 from ultraedit.forward.score import Scored
 from ultraedit.forward.spot_rows import SpotRows
 from ultraedit.linalg.shift import Shift
+from ultraedit.models.memory import NO_COST, Cost
 from ultraedit.models.presets import published_modules
 from ultraedit.models.target import Target
 from ultraedit.progress import Advance
@@ -201,21 +202,9 @@ class Method(ABC):
         """How many passes a turn may take."""
         return 1
 
-    def tokens_beside(self, edits: int) -> int:
-        """Answer tokens that are captured at most beside those of a turn of so many edits."""
-        return 0
-
-    def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """What the method holds at most beside the model, for maps of these (d, e)."""
-        return 0
-
-    def disk_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """What a save writes of the state, for maps of these (d, e)."""
-        return self.state_bytes(shapes)
-
-    def record_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """What the journal keeps of a turn beside shifts of low rank, for maps of these (d, e)."""
-        return 0
+    def cost(self, shapes: Sequence[tuple[int, int]], edits: int) -> Cost:
+        """What the method needs for turns of so many edits of maps of these (d, e), at most."""
+        return NO_COST
 
     def attach(self, workbench: Workbench) -> None:  # noqa: B027 - optional
         """Called once, before the first turn; wrapping methods install themselves here."""
@@ -251,6 +240,14 @@ class Method(ABC):
     def state_dict(self) -> dict[str, Tensor]:
         """Everything a later turn depends on, as tensors."""
         return {}
+
+    def is_constant(self, key: str) -> bool:
+        """Whether this tensor of `state_dict` stays as the first turn made it.
+
+        A folder holds constants once, however many versions and turns are written there. State
+        that changes nothing of them has to give the same tensor, not a copy.
+        """
+        return False
 
     def kept_bytes(self) -> int:
         """What later turns and queries need beside the model, in bytes."""

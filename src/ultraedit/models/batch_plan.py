@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ultraedit.encoding.plan import MOST_PARTS
-from ultraedit.models.memory import TOKENS_PER_EDIT, edit_memory
+from ultraedit.models.memory import NO_COST, TOKENS_PER_EDIT, Cost, edit_memory
 
 MOST_TOKENS = {"cpu": 2048, "cuda": 8192}
 LEAST_TOKENS = 256
@@ -22,7 +22,7 @@ TURN = 100
 def plan_batch_tokens(
     model: PreTrainedModel,
     names: Sequence[str],
-    method: int = 0,
+    cost: Cost = NO_COST,
     stored: torch.dtype | None = None,
 ) -> int:
     """Padded tokens of a batch: the most that fit, halved from the device's best.
@@ -32,7 +32,7 @@ def plan_batch_tokens(
     Args:
         model: Loaded.
         names: The edited modules; none for a model that is only asked.
-        method: What the method holds, see `Method.state_bytes`.
+        cost: Of the method, for a turn of the command line.
         stored: See `edit_memory`.
     """
     holder = model.get_submodule(names[0]) if names else model.get_input_embeddings()
@@ -42,7 +42,7 @@ def plan_batch_tokens(
     while names and tokens > LEAST_TOKENS:
         # As many edits as fill a batch, should turns be that large.
         edits = max(TURN, MOST_PARTS * tokens // TOKENS_PER_EDIT)
-        peak = edit_memory(model, names, edits, device.type, tokens, method, stored=stored)["peak"]
+        peak = edit_memory(model, names, edits, device.type, tokens, cost, stored)["peak"]
         if peak <= SHARE * free:
             break
         tokens //= 2

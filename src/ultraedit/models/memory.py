@@ -24,6 +24,28 @@ MOST_NOMINAL = 2000
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a method needs beside the model and the shifts of a turn, in bytes.
+
+    Attributes:
+        memory: Held at once.
+        constants: Of what never changes; a folder holds it once.
+        state: Of the rest of the state.
+        record: Of what the journal keeps of a turn.
+        tokens: Answer tokens, not bytes, that are captured beside those of a turn.
+    """
+
+    memory: int = 0
+    constants: int = 0
+    state: int = 0
+    record: int = 0
+    tokens: int = 0
+
+
+NO_COST = Cost()
+
+
 def shape_of(module: nn.Module) -> tuple[int, int]:
     """(d, e) of a linear map."""
     rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
@@ -78,8 +100,7 @@ def edit_memory(
     turn_size: int,
     device: str = "cuda",
     batch_tokens: int = 2048,
-    method: int = 0,
-    beside: int = 0,
+    cost: Cost = NO_COST,
     stored: torch.dtype | None = None,
 ) -> dict[str, int]:
     """Bytes by purpose, for turns of `turn_size` edits of `TOKENS_PER_EDIT` tokens.
@@ -90,8 +111,7 @@ def edit_memory(
         turn_size: Edits of a turn.
         device: `cpu` where the originals, which are kept in CPU memory, count too.
         batch_tokens: Padded tokens of one pass.
-        method: What the method holds, see `Method.state_bytes`.
-        beside: See `Method.tokens_beside`.
+        cost: Of the method.
         stored: The dtype that edited weights are stored in; the model's own by default.
 
     Returns:
@@ -104,7 +124,7 @@ def edit_memory(
     shapes = shapes_of(model, names)
     served = [model.get_submodule(name).weight for name in names]
     sizes = sizes_of(model, names)
-    n = turn_size * ANSWER_TOKENS_PER_EDIT + beside
+    n = turn_size * ANSWER_TOKENS_PER_EDIT + cost.tokens
     ahead = max(turn_size, LOOKAHEAD_EDITS) * TOKENS_PER_EDIT
     rows = 4 * n * sum(d + e for d, e in shapes)
     parts = {
@@ -117,13 +137,13 @@ def edit_memory(
         "frozen pass": sizes.plain(min(batch_tokens, ahead)) if sizes.frozen else 0,
         "graph": max(_batch(sizes, batch) for batch in _nominal_batches(turn_size, batch_tokens)),
         "rows": rows,
-        "method": method,
+        "method": cost.memory,
         "solve": max(
             max(12 * n * (d + e), 4 * n * (3 * d + 6 * e) + 16 * min(n, d) ** 2) for d, e in shapes
         )
         + 4 * n * sum(e for _, e in shapes),
     }
-    standing = parts["masters"] + parts["backup"] + parts["hidden states"] + method
+    standing = parts["masters"] + parts["backup"] + parts["hidden states"] + cost.memory
     weights = [p.numel() * p.element_size() for p in model.parameters()]
     phases = (parts["frozen pass"], rows + parts["graph"], rows + parts["solve"])
     if device == "cpu":
@@ -177,37 +197,37 @@ def disk_cost(
     model: nn.Module,
     names: Sequence[str],
     turn_size: int,
-    method: int = 0,
+    cost: Cost,
     passes: int = 1,
-    record: int = 0,
     stored: torch.dtype | None = None,
 ) -> dict[str, int]:
     """Bytes that an edited model takes on disk beside its base, by purpose.
-
-    Weights are written anew by every save; shifts stay for every turn that can be undone,
-    and a snapshot for every fifty.
 
     Args:
         model: May be without weights.
         names: The edited modules.
         turn_size: Edits of a turn.
-        method: What is written of the method, see `Method.disk_bytes`.
+        cost: Of the method.
         passes: That it takes over a turn, at most.
-        record: See `Method.record_bytes`.
         stored: See `edit_memory`.
+
+    Returns:
+        `every save` is what a save of one turn writes at most; of that, weights replace those
+        of the version before and the turn's history stays. One save in fifty writes a snapshot
+        as well.
     """
     shapes = shapes_of(model, names)
     served = [model.get_submodule(name).weight for name in names]
-    edited = 4 * sum(d * e for d, e in shapes)
     own = sum(w.numel() * (stored or w.dtype).itemsize for w in served)  # type: ignore[misc,operator,union-attr]
     halves = sum(w.numel() for w in served if (stored or w.dtype) != torch.float32)  # type: ignore[misc,operator,union-attr]
-    n = turn_size * ANSWER_TOKENS_PER_EDIT
+    n = turn_size * ANSWER_TOKENS_PER_EDIT + cost.tokens
+    turn = cost.record + passes * sum(4 * n * (d + e) + 8 * n for d, e in shapes)
     return {
-        "edited weights, originals": 2 * own,
-        "masters": 4 * halves,
-        "method": method,
-        "history, per turn": record + passes * sum(4 * n * (d + e) + 8 * n for d, e in shapes),
-        "history, per snapshot": edited + method,
+        "once: originals": own,
+        "once: constants of the method": cost.constants,
+        "every save": own + 4 * halves + turn,
+        "of that, history of a turn": turn,
+        "every fifty turns: snapshot": 4 * sum(d * e for d, e in shapes) + cost.state,
     }
 
 

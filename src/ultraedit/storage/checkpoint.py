@@ -10,10 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from ultraedit.errors import InputError
+from ultraedit.storage.bits import same_bits
 from ultraedit.storage.layout import Layout, is_edited_model
 from ultraedit.storage.manifest import read_manifest
 from ultraedit.storage.shards import DTYPES, Entry, Header, read_header, read_tensor
-from ultraedit.storage.snapshot import same_bits
 
 QUANTIZATION = "quantization_config"
 

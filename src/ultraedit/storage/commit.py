@@ -43,6 +43,7 @@ class Update:
         snapshot_every: Entries from one snapshot to the next.
         follows: `Journal.head_digest` of the state that was gone on from; None for none.
         inherit: The folder whose journal is to be gone on with in a new one.
+        replayable: Whether the method's state after the changes follows from the history.
     """
 
     changes: Sequence[Change]
@@ -53,6 +54,12 @@ class Update:
     snapshot_every: int = 50
     follows: str | None = None
     inherit: Path | None = None
+    replayable: bool = False
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether the history that is written holds or gives the method's state."""
+        return self.replayable and self.keep != 0 and bool(self.changes)
 
 
 class Decision(Protocol):
@@ -117,6 +124,8 @@ class JournalDecision:
             rebuilt = begun.is_rebuilt and all(entry.factors is not None for entry in entries)
             if update.keep and (not rebuilt or number - snapshots[-1] >= update.snapshot_every):
                 path = layout.history_file(number, "snapshot")
+                if snapshot.state is None:
+                    raise ValueError("a snapshot needs the method's state")
                 kept = write_snapshot(path, snapshot.masters, snapshot.state)
                 last = replace(last, snapshot=kept)
                 snapshots = (*snapshots, number)
@@ -216,10 +225,8 @@ def _entries(layout: Layout, update: Update, last: int) -> list[Entry]:
 
 def checksums(manifest: Manifest) -> dict[str, str]:
     """Of the files of a version: another way to the same state can be compared with them."""
-    written = {"edited": manifest.edited.sha256, "state": manifest.state.sha256}
-    if manifest.masters is not None:
-        written["masters"] = manifest.masters.sha256
-    return written
+    written = {"edited": manifest.edited, "state": manifest.state, "masters": manifest.masters}
+    return {name: record.sha256 for name, record in written.items() if record is not None}
 
 
 def clear_beyond(layout: Layout, last: int) -> None:

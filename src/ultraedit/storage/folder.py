@@ -12,13 +12,15 @@ from torch import Tensor
 
 from ultraedit.errors import InputError
 from ultraedit.storage.atomic import named_failures, sync_folder, write_file
+from ultraedit.storage.bits import same_bits
 from ultraedit.storage.commit import Update, clear_beyond
+from ultraedit.storage.constants import Constants, read_constants
 from ultraedit.storage.filerecord import check_size
 from ultraedit.storage.journal import Journal
 from ultraedit.storage.layout import INTERNAL, Layout, check_destination, is_edited_model
 from ultraedit.storage.manifest import Manifest, read_manifest
 from ultraedit.storage.shards import DTYPES, read_header, read_tensor, read_tensors
-from ultraedit.storage.snapshot import Snapshot, same_bits
+from ultraedit.storage.snapshot import Snapshot
 from ultraedit.storage.version import commit, draft_all, draft_turn
 
 if TYPE_CHECKING:
@@ -133,7 +135,10 @@ def _read(layout: Layout, manifest: Manifest) -> Snapshot:
     masters: dict[str, Tensor] = {}
     if manifest.masters is not None:
         masters = read_tensors(manifest.masters.check(layout.internal))
-    state = read_tensors(manifest.state.check(layout.internal))
+    state, constants = None, Constants()
+    if manifest.state is not None:
+        state = read_tensors(manifest.state.check(layout.internal))
+        constants = read_constants(layout.internal, manifest.constants, state)
     try:
         served = {parameter: edited[key] for parameter, key in manifest.keys.items()}
         return Snapshot(
@@ -143,6 +148,7 @@ def _read(layout: Layout, manifest: Manifest) -> Snapshot:
             state=state,
             settings=manifest.settings,
             version=manifest.version,
+            constants=constants,
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"{out} is damaged: its files do not fit together ({error})") from error

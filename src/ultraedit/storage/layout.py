@@ -21,6 +21,7 @@ BASE = re.compile(r"(model-)?base\d*-\d{5}-of-\d{5}\.safetensors")
 EDITED = re.compile(r"model-edited\d*\.safetensors|edited-v[\d-]+\.safetensors")
 STAGED = re.compile(r"model-edited\d*(-[0-9a-f]{16})?\.safetensors")
 VERSIONED = re.compile(r"(originals|masters|state)(-v[\d-]+)?\.safetensors")
+CONSTANTS = re.compile(r"constants-[0-9a-f]{16}\.safetensors")
 HISTORY = re.compile(r"(\d{8,})-(factors|snapshot)\.safetensors")
 
 
@@ -82,7 +83,7 @@ class Layout:
 
     def own_files(self) -> Iterator[Path]:
         """Every weight file, version file and leftover that this package wrote here."""
-        patterns = ((self.out, (BASE, EDITED)), (self.internal, (VERSIONED, STAGED)))
+        patterns = ((self.out, (BASE, EDITED)), (self.internal, (VERSIONED, CONSTANTS, STAGED)))
         for folder, ours in patterns:
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 if path.name.startswith(TEMPORARY) or any(p.fullmatch(path.name) for p in ours):

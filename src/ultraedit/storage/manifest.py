@@ -17,7 +17,8 @@ from ultraedit.storage.filerecord import FileRecord, plain
 from ultraedit.storage.journal import Journal
 from ultraedit.storage.layout import Layout, is_edited_model
 
-FORMAT = 1
+# 2: a state may be left out, and constants have files of their own.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Manifest:
         edited: The shard with the served weights.
         originals: The unedited weights.
         masters: The float32 masters; absent when the served weights are their own.
-        state: The method's tensors.
+        state: The method's tensors less its constants; absent where they follow from the history.
         base: Name and size of each base shard.
         source: Where the base came from, for people.
+        constants: Files that states here and in the history refer to.
     """
 
     version: int
@@ -42,13 +44,15 @@ class Manifest:
     edited: FileRecord
     originals: FileRecord
     masters: FileRecord | None
-    state: FileRecord
+    state: FileRecord | None
     base: Mapping[str, int]
     source: str | None
+    constants: tuple[FileRecord, ...] = ()
 
     def files(self, layout: Layout) -> set[Path]:
         """Every file that this version needs, but for what decides and the history."""
-        inside = [self.originals, self.state] + ([self.masters] if self.masters else [])
+        inside = [self.originals, *self.constants]
+        inside += [record for record in (self.masters, self.state) if record is not None]
         return (
             {layout.out / name for name in self.base}
             | {layout.out / self.edited.name, layout.staged(self.edited)}
@@ -129,7 +133,8 @@ def _manifest(content: Mapping[str, Any]) -> Manifest:
         edited=FileRecord.of_json(content["edited"]),
         originals=FileRecord.of_json(content["originals"]),
         masters=None if content["masters"] is None else FileRecord.of_json(content["masters"]),
-        state=FileRecord.of_json(content["state"]),
+        state=None if content["state"] is None else FileRecord.of_json(content["state"]),
         base=content["base"],
         source=content["source"],
+        constants=tuple(FileRecord.of_json(one) for one in content.get("constants", [])),
     )

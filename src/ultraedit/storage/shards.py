@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ultraedit.errors import InputError
-from ultraedit.storage.snapshot import as_bytes
+from ultraedit.storage.bits import as_bytes
 
 METADATA = "__metadata__"
 ALIGNMENT = 8

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ultraedit.storage.bits import same_bits
+from ultraedit.storage.constants import Constants, together
 
 
 # Compared by identity: a field-wise == would ask tensors for one truth value.
@@ -19,9 +22,11 @@ class Snapshot:
         served: Parameter name in the model -> the weight as served, in the model's dtype.
         masters: The same keys -> the float32 weight that `served` is the rounding of.
         originals: The same keys -> the unedited weight in the served dtype.
-        state: The method's tensors, under keys of its own.
+        state: The method's tensors, under keys of its own, less its constants; None if it is not
+            stored as such, but follows from the history.
         settings: Whatever JSON can hold: method, lr, modules and so on.
         version: Turns applied so far.
+        constants: What `state` lacks.
 
     Raises:
         ValueError: the three mappings of weights do not fit together.
@@ -30,9 +35,10 @@ class Snapshot:
     served: Mapping[str, Tensor]
     masters: Mapping[str, Tensor]
     originals: Mapping[str, Tensor]
-    state: Mapping[str, Tensor]
+    state: Mapping[str, Tensor] | None
     settings: Mapping[str, Any]
     version: int
+    constants: Constants = field(default_factory=Constants)
 
     def __post_init__(self) -> None:
         if not (self.served.keys() == self.masters.keys() == self.originals.keys()):
@@ -46,6 +52,16 @@ class Snapshot:
         if self.version < 0:
             raise ValueError("version counts turns and cannot be negative")
 
+    def whole_state(self) -> dict[str, Tensor]:
+        """The method's state, constants included.
+
+        Raises:
+            ValueError: it is not stored as such.
+        """
+        if self.state is None:
+            raise ValueError("the state has to be rebuilt from the history")
+        return together(self.state, self.constants)
+
     def separate_masters(self) -> dict[str, Tensor]:
         """The masters that are not, bit for bit, the served weights themselves."""
         return {
@@ -53,17 +69,3 @@ class Snapshot:
             for name, master in self.masters.items()
             if not same_bits(master, self.served[name])
         }
-
-
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same bytes; unlike `==`, a NaN equals itself."""
-    if first is second:
-        return True
-    if first.dtype != second.dtype or first.shape != second.shape:
-        return False
-    return torch.equal(as_bytes(first), as_bytes(second))
-
-
-def as_bytes(tensor: Tensor) -> Tensor:
-    """The tensor's bytes in row-major order, as uint8 on the CPU."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -16,6 +16,7 @@ from ultraedit.storage.atomic import (
     Measured,
     discard,
     named_failures,
+    place,
     stage,
     sync_folder,
 )
@@ -66,7 +67,9 @@ def draft_turn(
     # Folders written by earlier releases have a name for each version.
     name = previous.edited.name
     name = name if STAGED.fullmatch(name) else layout.free_edited()
-    return _draft(layout, snapshot, base, name, previous.originals, None, update)
+    return _draft(
+        layout, snapshot, base, name, previous.originals, None, update, previous.constants
+    )
 
 
 def draft_all(
@@ -98,7 +101,8 @@ def draft_all(
     if path.exists():
         path = path.with_name(f"originals-{layout.free_tag(snapshot.version)}.safetensors")
     originals = write_record(path, snapshot.originals)
-    return _draft(layout, snapshot, base, layout.free_edited(), originals, staged, update)
+    known = () if update is None else _inherited_constants(layout, update)
+    return _draft(layout, snapshot, base, layout.free_edited(), originals, staged, update, known)
 
 
 def _other_dtype(source: Path, stored: torch.dtype, base: Base) -> str | None:
@@ -118,9 +122,15 @@ def _draft(
     originals: FileRecord,
     config_files: Path | None,
     update: Update | None,
+    known: tuple[FileRecord, ...],
 ) -> Draft:
     tag = layout.free_tag(snapshot.version)
     masters = snapshot.separate_masters()
+    state = None
+    if update is None or not update.keeps_state:
+        if snapshot.state is None:
+            raise ValueError("this version needs the method's state")
+        state = write_record(layout.internal / f"state-{tag}.safetensors", snapshot.state)
     served = {key: snapshot.served[parameter] for parameter, key in base.keys.items()}
     manifest = Manifest(
         version=snapshot.version,
@@ -131,9 +141,10 @@ def _draft(
         masters=write_record(layout.internal / f"masters-{tag}.safetensors", masters)
         if masters
         else None,
-        state=write_record(layout.internal / f"state-{tag}.safetensors", snapshot.state),
+        state=state,
         base=dict(base.files),
         source=base.source,
+        constants=_with_constants(layout, snapshot, known),
     )
     # All is complete on disk before any of it counts, so that a full disk cannot part it.
     index = _stage_text(layout.index, _index_text(layout.out, manifest))
@@ -147,6 +158,28 @@ def _draft(
             update = replace(update, about={**update.about, "base": identity})
         decision = JournalDecision.prepare(layout, manifest, snapshot, update)
     return Draft(manifest, decision, index, config_files)
+
+
+def _with_constants(
+    layout: Layout, snapshot: Snapshot, known: tuple[FileRecord, ...]
+) -> tuple[FileRecord, ...]:
+    """The records of constants, with those of the snapshot; written if they are not there yet."""
+    constants = snapshot.constants
+    if not constants.tensors or any(record.name == constants.name for record in known):
+        return known
+    return (*known, write_record(layout.internal / constants.name, constants.tensors))
+
+
+def _inherited_constants(layout: Layout, update: Update) -> tuple[FileRecord, ...]:
+    """Bring the constants along that an inherited journal's files refer to."""
+    if update.inherit is None:
+        return ()
+    records = read_manifest(update.inherit).constants
+    for record in records:
+        target = layout.internal / record.name
+        discard(target)
+        place(Layout(update.inherit).internal / record.name, target)
+    return records
 
 
 def _write_edited(layout: Layout, name: str, served: Mapping[str, Tensor]) -> FileRecord:

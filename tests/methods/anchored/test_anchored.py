@@ -247,4 +247,4 @@ def test_what_it_holds_is_no_more_than_it_says(build, tokenizer):
     editor.edit(EDITS)
     state = editor.method.state_dict()
     held = sum(4 * tensor.numel() for name, tensor in state.items() if name.startswith("inverse."))
-    assert held <= editor.method.state_bytes(shapes_of(editor.model, modules)) < 16 * held
+    assert held <= editor.method.cost(shapes_of(editor.model, modules), 4).memory < 16 * held

@@ -23,6 +23,7 @@ from ultraedit.methods.anchored.solving import falls_wanted, solved
 from ultraedit.methods.anchored.state import AnchoredState
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
 from ultraedit.methods.settings import check_positive, is_count
+from ultraedit.models.memory import Cost
 from ultraedit.models.presets import inner_size, output_projections
 from ultraedit.records import Edit
 
@@ -113,14 +114,19 @@ class Anchored(Method):
     def most_passes(self) -> int:
         return int(self.config.passes)
 
-    def tokens_beside(self, edits: int) -> int:
+    def cost(self, shapes: Sequence[tuple[int, int]], edits: int) -> Cost:
+        squares = 4 * sum(d * d for d, _ in shapes)
         # The other forms' rows are one a text.
-        return edits * int(self.config.forms)
-
-    def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        # The anchors' own metric is on the CPU. Where a turn ends, its inverses stand beside
-        # those of the turn before, and where past keys fade, one is inverted in float64.
-        return 8 * sum(d * d for d, _ in shapes) + max(32 * d * d for d, _ in shapes)
+        beside = edits * int(self.config.forms)
+        return Cost(
+            # The anchors' own metric is on the CPU. Where a turn ends, its inverses stand beside
+            # those of the turn before, and where past keys fade, one is inverted in float64.
+            memory=2 * squares + max(32 * d * d for d, _ in shapes),
+            constants=squares,
+            state=squares,
+            record=4 * len(shapes) * (edits + beside) ** 2,
+            tokens=beside,
+        )
 
     def passes(
         self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
@@ -183,6 +189,9 @@ class Anchored(Method):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.state = AnchoredState.of(state)
+
+    def is_constant(self, key: str) -> bool:
+        return key.startswith("anchors.")
 
     def record(self) -> dict[str, Tensor]:
         """The whole state after the turn that measured the anchors; n x n a module later."""

@@ -11,6 +11,7 @@ from ultraedit.methods.base import Method, Workbench
 from ultraedit.methods.locate.config import LocateConfig
 from ultraedit.methods.locate.contexts import prefixes
 from ultraedit.methods.locate.covariance import covariances, factor
+from ultraedit.models.memory import Cost
 
 
 class Locating(Method):
@@ -50,11 +51,8 @@ class Locating(Method):
             raise TurnRefusedError(f"{error}; the turn is refused") from None
         self.before = before
 
-    def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        return 8 * sum(d * d for d, _ in shapes)
-
-    def disk_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        return 0
+    def cost(self, shapes: Sequence[tuple[int, int]], edits: int) -> Cost:
+        return Cost(memory=8 * sum(d * d for d, _ in shapes))
 
     def kept_bytes(self) -> int:
         return sum(factor.numel() * factor.element_size() for factor in self.factors.values())

@@ -22,6 +22,7 @@ from ultraedit.methods.ultraedit.learning_rate import (
     choose_step,
     witness_texts,
 )
+from ultraedit.models.memory import Cost
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
 
@@ -96,6 +97,10 @@ class UltraEdit(Method):
             return lr, lr
         own = shifts(rows, moments, targets, 1.0, ridge)
         return lr, choose_step(workbench, texts, own, lr, witnesses)
+
+    def cost(self, shapes: Sequence[tuple[int, int]], edits: int) -> Cost:
+        moments = sum(16 * (d + e) + 8 for d, e in set(shapes)) + 8
+        return Cost(memory=moments, state=moments, record=moments)
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {}

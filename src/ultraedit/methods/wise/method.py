@@ -23,6 +23,7 @@ from ultraedit.methods.wise.scores import Margins
 from ultraedit.methods.wise.shards import Shard, mask
 from ultraedit.methods.wise.state import WiseState
 from ultraedit.methods.wise.training import Course, ModuleInputs, module_inputs, trained
+from ultraedit.models.memory import Cost
 from ultraedit.models.presets import main_outputs
 from ultraedit.models.target import Target
 from ultraedit.records import Edit
@@ -116,20 +117,20 @@ class Wise(Method):
     def modules(cls, model: PreTrainedModel) -> list[str]:
         return main_outputs(model, late)
 
-    def state_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        # A copy that serves, the one of the turn before, a gradient and a mask.
-        return 16 * sum(d * e for d, e in shapes)
-
     @property
     def most_passes(self) -> int:
         return 0
 
-    def disk_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        # Every `merge` full shards leave one dense memory more; these are not foreseen here.
-        return self.config.merge * self.record_bytes(shapes)
-
-    def record_bytes(self, shapes: Sequence[tuple[int, int]]) -> int:
-        return int(4 * self.config.share * sum(d * e for d, e in shapes))
+    def cost(self, shapes: Sequence[tuple[int, int]], edits: int) -> Cost:
+        size = sum(d * e for d, e in shapes)
+        shard = int(4 * self.config.share * size)
+        return Cost(
+            # A copy that serves, the one of the turn before, a gradient and a mask.
+            memory=16 * size,
+            # Every `merge` full shards leave one dense memory more; these are not foreseen here.
+            state=self.config.merge * shard,
+            record=shard,
+        )
 
     def attach(self, workbench: Workbench) -> None:
         if len(workbench.targets) != 1:

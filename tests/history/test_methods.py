@@ -1,0 +1,111 @@
+"""What every registered method has to keep: undo, reload, and the bytes that a save may write."""
+
+import os
+
+import pytest
+
+from ultraedit import Editor, InputError
+from ultraedit.methods.registry import available
+from ultraedit.models.memory import disk_cost, shapes_of
+from ultraedit.storage import Layout, read_manifest
+
+KIB = 1024
+
+
+@pytest.fixture
+def begin(checkpoint, method, quick):
+    """`begin()`: a new editor with the method, over the unedited model."""
+    return lambda **options: Editor.from_pretrained(
+        checkpoint, method=method, author="ada", **quick(method), **options
+    )
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def test_every_state_comes_back_bit_for_bit(begin, turn_of, state, same_state, out):
+    editor = begin()
+    editor.pending.snapshot_every = 3
+    states = [state(editor)]
+    for turn in range(1, 5):
+        editor.edit(turn_of(turn, 2))
+        editor.save(out)
+        states.append(state(editor))
+        same_state(state(Editor.load(out)), states[turn])
+    for to in (2, 4, 0, 3):
+        assert editor.undo(to=to).exact is True
+        same_state(state(editor), states[to])
+    again = Editor.load(out)
+    same_state(state(again), states[3])
+    again.edit(turn_of(4, 2))
+    again.save(out)
+    same_state(state(Editor.load(out)), states[4])
+
+
+def test_a_new_folder_takes_the_history_along(begin, turn_of, state, same_state, out):
+    editor = begin()
+    states = []
+    for turn in (1, 2):
+        editor.edit(turn_of(turn, 2))
+        states.append(state(editor))
+    editor.save(out / "one")
+    editor.save(out / "two")
+    again = Editor.load(out / "two")
+    same_state(state(again), states[1])
+    again.undo(to=1)
+    same_state(state(again), states[0])
+
+
+@pytest.mark.parametrize("history", ["none", 1])
+def test_without_a_full_history_it_goes_on_all_the_same(
+    begin, turn_of, state, same_state, out, history
+):
+    editor = begin(history=history)
+    for turn in (1, 2, 3):
+        editor.edit(turn_of(turn, 2))
+        editor.save(out)
+        same_state(state(Editor.load(out)), state(editor))
+
+
+def test_one_edit_is_taken_out_or_refused_by_name(begin, method, turn_of, out):
+    editor = begin()
+    editor.edit(turn_of(1, 3))
+    editor.save(out)
+    if available()[method].info.tells_edits_apart:
+        assert editor.undo(edit="e1.1").edits == 2
+    else:
+        with pytest.raises(InputError, match=f"method {method} cannot tell the edits of a turn"):
+            editor.undo(edit="e1.1")
+
+
+def files(out):
+    """What lies in the folder, by its place on the disk and the time of its last change."""
+    found = {}
+    for path in out.rglob("*.safetensors"):
+        status = os.stat(path)
+        found[path.name, status.st_ino, status.st_mtime_ns] = status.st_size
+    return found
+
+
+def test_a_save_writes_no_more_than_inspect_says(begin, turn_of, out):
+    editor = begin()
+    editor.edit(turn_of(1))
+    editor.save(out)
+    before = files(out)
+    editor.edit(turn_of(2))
+    editor.save(out)
+    written = sum(size for key, size in files(out).items() if key not in before)
+    cost = editor.method.cost(shapes_of(editor.model, editor.modules), 4)
+    stated = disk_cost(
+        editor.model, editor.modules, 4, cost, editor.method.most_passes,
+        editor.workbench.stored,
+    )  # fmt: skip
+    assert 0 < written <= stated["every save"] + 64 * KIB
+    manifest = read_manifest(out)
+    internal = Layout(out).internal
+    constants = sum((internal / one.name).stat().st_size for one in manifest.constants)
+    assert (constants > 0) == (cost.constants > 0)
+    assert constants <= cost.constants + 8 * KIB
+    assert manifest.state is None, "it follows from the history"
