@@ -35,8 +35,9 @@ from ultraedit import storage
 from ultraedit.cli import main as command_line
 from ultraedit.cli.console import quiet_libraries
 from ultraedit.demo import CASES_FILE, MODEL_FOLDER
-from ultraedit.history.rebuild import rebuild
+from ultraedit.history.rebuild import current, rebuild
 from ultraedit.storage import atomic
+from ultraedit.storage.bits import same_bits
 from ultraedit.storage.journal import Journal
 
 HOW = ("timer", "write", "commit")
@@ -44,11 +45,11 @@ WRITES_OF_A_TURN = 12
 ERRORS, TURN = "errors.txt", "turn.txt"
 
 
-def edit(model: Path, facts: Path, out: Path, turn_size: int, lr: str) -> None:
+def edit(model: Path, facts: Path, out: Path, options: list[str]) -> None:
     """Run the command in this process and end it."""
     sys.argv = [
         "ultraedit", "edit", str(model), str(facts), "-o", str(out), "--resume",
-        "--method", "ultraedit", "--lr", lr, "--turn-size", str(turn_size), "--json",
+        *options, "--json",
     ]  # fmt: skip
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # What the last one printed says why it failed.
@@ -97,9 +98,9 @@ def die_in_commit(number: int, delay: float) -> None:
 class Trial:
     """One model, one file of facts, and the uninterrupted run to compare with."""
 
-    def __init__(self, model: Path, facts: Path, folder: Path, turn_size: int, lr: str) -> None:
+    def __init__(self, model: Path, facts: Path, folder: Path, options: list[str]) -> None:
         self.arguments = (model, facts)
-        self.settings = (turn_size, lr)
+        self.options = options
         self.folder = folder
         began = time.monotonic()
         code = self.run(folder / "reference")
@@ -113,7 +114,7 @@ class Trial:
 
         def child() -> None:
             prepare()
-            edit(*self.arguments, out, *self.settings)
+            edit(*self.arguments, out, self.options)
 
         return forked(child, kill_after)
 
@@ -136,7 +137,10 @@ class Trial:
         found = checksums(out)
         expected = {n: self.reference[n] for n in range(1, number + 1)}
         assert found == expected, f"{found} instead of {expected}"
-        snapshot = storage.read(out)
+        snapshot = current(out)
+        if number:
+            state = rebuild(self.folder / "reference", number).whole_state()
+            assert same(snapshot.whole_state(), state), "the state of another turn"
         assert snapshot.version == number
         edited = {
             n: weights(self.folder / "reference", n)
@@ -187,7 +191,7 @@ def weights(out: Path, number: int) -> dict[str, torch.Tensor]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(
-        torch.equal(first[name].view(torch.uint8), second[name].view(torch.uint8)) for name in first
+        same_bits(first[name], second[name]) for name in first
     )
 
 
@@ -239,7 +243,8 @@ def main() -> None:
     parser.add_argument("--facts", type=Path, default=CASES_FILE)
     parser.add_argument("--limit", type=int, default=60)
     parser.add_argument("--turn-size", type=int, default=4)
-    parser.add_argument("--lr", default="0.04")
+    parser.add_argument("--method", default="auto")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -248,7 +253,11 @@ def main() -> None:
         facts = Path(folder) / "facts.jsonl"
         lines = arguments.facts.read_text().splitlines()[: arguments.limit]
         facts.write_text("\n".join(lines))
-        trial = Trial(arguments.model, facts, Path(folder), arguments.turn_size, arguments.lr)
+        options = ["--method", arguments.method, "--turn-size", str(arguments.turn_size)]
+        for setting in arguments.set:
+            name, value = setting.split("=", 1)
+            options += ["--lr", value] if name == "lr" else ["--set", setting]
+        trial = Trial(arguments.model, facts, Path(folder), options)
         result = campaign(trial, arguments.kills, arguments.seed)
     text = json.dumps(result, indent=2)
     if arguments.out:

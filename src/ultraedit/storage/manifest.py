@@ -94,7 +94,11 @@ def read_manifest(out: Path) -> Manifest:
         text = layout.manifest.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise _damaged(layout.manifest) from error
-    return parse_manifest(text, layout.manifest)
+    manifest = parse_manifest(text, layout.manifest)
+    if manifest.state is None:
+        # There is no history that it could follow from.
+        raise _damaged(layout.manifest)
+    return manifest
 
 
 def parse_manifest(text: str, path: Path) -> Manifest:
