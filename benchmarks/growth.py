@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("growth.json"))
     arguments = parser.parse_args()
     editor = Editor.from_pretrained(
-        "demo", method="ultraedit", dtype=arguments.dtype, journal=False,
+        "demo", method="ultraedit", dtype=arguments.dtype, history="none",
         check_learned=arguments.check_learned,
     )  # fmt: skip
     encoder = editor.workbench.encoder

@@ -34,7 +34,9 @@ def demo(turns: int) -> dict[str, Any]:
     edits = [case.edit for case in read_cases(str(CASES_FILE), limit=100 * turns)]
     result: dict[str, Any] = {}
     for kind, journal in KINDS.items():
-        editor = Editor.from_pretrained("demo", method="ultraedit", lr=0.04, journal=bool(journal))
+        editor = Editor.from_pretrained(
+            "demo", method="ultraedit", lr=0.04, history="full" if journal else "none"
+        )
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
             for start in range(0, len(edits), 100):

@@ -70,7 +70,7 @@ def measure(name: str, device: torch.device) -> dict[str, Any]:
     # What libraries load with the first edit is not the edit's.
     small = AutoConfig.for_model(**options | SMALL, bos_token_id=1, eos_token_id=2)
     with torch.device(device):
-        Editor(AutoModelForCausalLM.from_config(small), tokenizer, lr=1e-6, journal=False).edit(
+        Editor(AutoModelForCausalLM.from_config(small), tokenizer, lr=1e-6, history="none").edit(
             random_edits(2, config.vocab_size, 1)
         )
     gc.collect()
@@ -81,7 +81,7 @@ def measure(name: str, device: torch.device) -> dict[str, Any]:
 
     def run() -> Editor:
         editor = Editor(
-            model, tokenizer, method="ultraedit", modules=modules, lr=1e-6, journal=False
+            model, tokenizer, method="ultraedit", modules=modules, lr=1e-6, history="none"
         )
         progress = Progress("", turn_size, len(edits), lookahead=0).resolved()
         write_all(editor, iter(edits), progress, save=None, stop=lambda: next(turns, None) is None)

@@ -74,7 +74,7 @@ def run(
     """One method from the unedited model through all edits, and everything asked."""
     cases = world.cases(count, seed)
     editor = Editor.from_pretrained(
-        world.folder / "model", method=method, dtype="float32", journal=False,
+        world.folder / "model", method=method, dtype="float32", history="none",
         check_learned=False, **options,
     )  # fmt: skip
     workbench = editor.workbench

@@ -146,7 +146,7 @@ def run(arguments: argparse.Namespace, spec: str) -> dict[str, object]:
     options = {key: json.loads(value) for key, value in (s.split("=", 1) for s in settings)}
     editor = Editor.from_pretrained(
         arguments.model, method=name, dtype=arguments.dtype, device=arguments.device,
-        journal=False, **options,
+        history="none", **options,
     )  # fmt: skip
     cases = chosen(arguments.file, arguments.n, arguments.skip, not arguments.no_subject)
     scorer = Scorer(editor, cases, arguments.generate)

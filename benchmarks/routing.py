@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     quiet_libraries()
     cases = list(read_cases(arguments.file, limit=arguments.n))
-    editor = Editor.from_pretrained(arguments.model, method="wise", journal=False)
+    editor = Editor.from_pretrained(arguments.model, method="wise", history="none")
     workbench, method = editor.workbench, editor.method
     for case in cases:
         editor.edit([case.edit])

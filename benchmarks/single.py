@@ -27,7 +27,7 @@ from ultraedit.data import read_cases
 
 def run(model: str, cases: list[Case], method: str, options: dict[str, Any]) -> dict[str, Any]:
     """Means over the cases, each edited into the unedited model and asked at once."""
-    editor = Editor.from_pretrained(model, method=method, journal=False, **options)
+    editor = Editor.from_pretrained(model, method=method, history="none", **options)
     workbench = editor.workbench
     began = {name: master.copy() for name, master in workbench.masters.items()}
     state = editor.method.state_dict()

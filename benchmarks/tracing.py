@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("tracing.json"))
     arguments = parser.parse_args()
     quiet_libraries()
-    editor = Editor.from_pretrained(arguments.model, method="ultraedit", journal=False)
+    editor = Editor.from_pretrained(arguments.model, method="ultraedit", history="none")
     workbench = editor.workbench
     # Every block is looked at, the first one too.
     workbench.passes.prefix = None

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from ultraedit.methods.registry import DEFAULT, available
+from ultraedit.storage import Layout, read_manifest
 
 # A shell starts what is in its background with interrupts ignored, and so all that this starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -148,6 +149,22 @@ def published_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is measured of a model is kept for one test, and nowhere near the user's."""
     monkeypatch.setenv("ULTRAEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def without_journal():
+    """`without_journal(out)`: a folder that keeps no history, as earlier releases wrote it."""
+
+    def turn_back(out):
+        manifest = read_manifest(out)
+        layout = Layout(out)
+        layout.manifest.write_text(manifest.to_json())
+        shutil.rmtree(layout.history)
+        for path in layout.internal.glob("journal.db*"):
+            path.unlink()
+        return layout.manifest
+
+    return turn_back
 
 
 @pytest.fixture(scope="session")

@@ -75,9 +75,7 @@ class Editor(Session):
         """What an editor needs to be told to go on as this one would."""
         return saved.settings(self)
 
-    def save(
-        self, folder: str | os.PathLike[str], *, journal: bool | None = None, locked: bool = False
-    ) -> None:
+    def save(self, folder: str | os.PathLike[str], *, locked: bool = False) -> None:
         """Write the edited model to `folder`: plain `from_pretrained` reads it.
 
         Writing again into the same folder rewrites only the edited modules and the
@@ -85,7 +83,6 @@ class Editor(Session):
 
         Args:
             folder: A new or empty folder, or one that this editor wrote or was loaded from.
-            journal: Whether to keep a journal there; by default as the editor was made.
             locked: Whether the caller already holds `storage.lock(folder)`.
 
         Raises:
@@ -95,7 +92,7 @@ class Editor(Session):
         """
         if self._is_unedited:
             raise InputError("inside unedited() the model cannot be saved")
-        saved.save(self, Path(folder), self.pending.active if journal is None else journal, locked)
+        saved.save(self, Path(folder), locked)
 
     def undo(
         self, *, to: int | None = None, edit: str | None = None, turn: int | None = None

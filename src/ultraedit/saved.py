@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Loaded = TypeVar("Loaded", bound="Session")
 # Options that leave the edits themselves as they are.
-_OF_THE_PROCESS = ("journal", "history", "author", "check_learned")
+_OF_THE_PROCESS = ("history", "author", "check_learned")
 
 
 def settings(editor: Session) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def about(editor: Session) -> dict[str, Any]:
     }
 
 
-def save(editor: Session, folder: Path, journal: bool, locked: bool) -> None:
+def save(editor: Session, folder: Path, locked: bool) -> None:
     """`Editor.save`."""
     if editor.read_only:
         raise InputError(editor.read_only)
@@ -82,11 +82,6 @@ def save(editor: Session, folder: Path, journal: bool, locked: bool) -> None:
     if storage.is_edited_model(out) and out not in known:
         raise InputError(f"{folder} holds edits of another editor; name another folder")
     with nullcontext() if locked else storage.lock(folder):
-        update = (
-            editor.pending.update(out, editor.turns, editor.edits, about(editor))
-            if journal
-            else None
-        )
         before = _digest(out)
         try:
             storage.write(
@@ -95,15 +90,14 @@ def save(editor: Session, folder: Path, journal: bool, locked: bool) -> None:
                 model=editor.model,
                 tokenizer=editor.tokenizer,
                 source=editor.source,
-                update=update,
+                update=editor.pending.update(out, editor.turns, editor.edits, about(editor)),
             )
         finally:
             # Interrupted after the commit it counts all the same: the lock says it is ours.
             after = _digest(out)
-            if journal and after is not None and after != before:
+            if after is not None and after != before:
                 editor.saved_to.add(out)
                 editor.pending.saved(out, after)
-        editor.saved_to.add(out)
 
 
 def undo(editor: Session, to: int | None, edit: str | None, turn: int | None) -> Undone:
@@ -214,10 +208,11 @@ def load(
         editor.pending.snapshot_every = head.snapshot_every
         editor.pending.moved()
         editor.pending.saved(folder, digest)
-    elif "journal" not in options:
-        editor.pending.active = False
-    if digest is None:
+    else:
+        # A folder of an earlier release, without a journal.
         editor.pending.forget()
+        if "history" not in options:
+            editor.pending.keep = 0
     return editor
 
 

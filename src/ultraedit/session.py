@@ -52,8 +52,8 @@ class Session:
         batch_tokens: Padded tokens of one pass; by default from the free memory.
         check_learned: Whether a turn ends by asking its edits again; a further pass through
             the edited blocks, without which `Turn.learned` is empty.
-        journal: Whether `save` keeps a journal, for which turns are remembered until then.
-        history: How far back edits can be undone: `full`, a number of turns, or `none`.
+        history: How far back edits can be undone: `full`, a number of turns, or `none`. The
+            journal names every edit all the same.
         author: Who makes the edits, for the journal; by default the user of this process.
         stored: The dtype that edited weights are rounded to and saved in, where the model
             computes in a wider one; the model's own by default.
@@ -79,7 +79,6 @@ class Session:
         template: Mapping[str, Any] | None = None,
         batch_tokens: int | None = None,
         check_learned: bool = True,
-        journal: bool = True,
         history: str | int = "full",
         author: str | None = None,
         stored: torch.dtype | None = None,
@@ -112,9 +111,7 @@ class Session:
         # What routes sees every prompt whole.
         self.workbench.passes.split &= method.info.changes_weights
         method.attach(self.workbench)
-        self.pending = Pending(
-            author, storage.parse_history(history), initial=method.state_dict(), active=journal
-        )
+        self.pending = Pending(author, storage.parse_history(history), initial=method.state_dict())
         self.check_learned = check_learned
         self.constants = Constants()
         self._encoded: dict[Edit, Encoded] = {}  # what was looked ahead to

@@ -1,6 +1,5 @@
 """`ultraedit compare`, with every run in a process of its own."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -9,6 +8,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from filelock import FileLock
 
 from ultraedit import Editor
 from ultraedit.cli.compare import _watched
@@ -244,9 +244,8 @@ def test_where_the_comparison_is_killed_its_run_saves_and_ends(
         assert run(*command).returncode == -9
     finally:
         (tmp_path / "acted-and-over").touch()
-    with open(out / ".lock") as lock:
-        # Held by the run as long as it is at work.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(out / "runs" / "ultraedit" / ".lock", timeout=120):
+        pass  # held by the run as long as it is at work
     assert Editor.load(out / "runs" / "ultraedit" / "model").turns == 2
     assert run_here(*command).returncode == 0
     same_scores(out, "ultraedit")

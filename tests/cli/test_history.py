@@ -43,7 +43,7 @@ def test_log_verify_reads_every_file(json_of, run_here, out):
         Layout(out).history_file(2, "factors"),
         Layout(out).history_file(0, "snapshot"),
         out / read_manifest(out).edited.name,
-        Layout(out).internal / read_manifest(out).state.name,
+        Layout(out).internal / read_manifest(out).originals.name,
     ):
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -68,21 +68,19 @@ def test_resume_begins_where_nothing_was_written(run_here, json_of, base, facts,
     assert summary["edits"] == 5
 
 
-def test_without_a_journal_the_folder_has_none_and_resume_still_works(
-    run_here, json_of, base, facts, out, tmp_path
-):
+def test_without_history_resume_still_works(run_here, json_of, base, facts, out, tmp_path):
     arguments = [
         "edit", base, facts, "-o", tmp_path / "bare", "--no-journal", "--turn-size", 2,
         "--lr", 0.05,
     ]  # fmt: skip
     json_of(*arguments, "--limit", 2)
-    assert not Layout(tmp_path / "bare").journal.exists()
     assert json_of(*arguments, "--resume")["resumed_at"] == 2
     assert all(torch.equal(w, weights(out)[n]) for n, w in weights(tmp_path / "bare").items())
-    for command in (["log"], ["undo", "--to", "0"]):
-        done = run_here(command[0], tmp_path / "bare", *command[1:])
-        assert done.returncode == 2
-        assert "keeps no journal" in done.stderr
+    assert json_of("log", tmp_path / "bare")["edits"] == 5
+    done = run_here("undo", tmp_path / "bare", "--to", 1)
+    assert done.returncode == 2
+    assert "cannot be rebuilt" in done.stderr
+    assert json_of("undo", tmp_path / "bare", "--to", 0)["exact"] is True
 
 
 def test_a_shard_that_was_not_published_before_a_crash_is_published(run_here, base, facts, out):
@@ -139,7 +137,6 @@ def test_another_batch_size_is_a_warning(run_here, base, facts, out):
 
 def test_what_cannot_be_gone_on_with_is_said_before_the_first_turn(run_here, facts, out):
     for options, words in (
-        (["--no-journal"], "keeps a journal"),
         (["--dtype", "bfloat16"], "edited in float32"),
         (["--author", "\udcff"], "author"),
     ):

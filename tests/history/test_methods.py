@@ -5,7 +5,8 @@ import os
 import pytest
 
 from ultraedit import Editor, InputError
-from ultraedit.methods.registry import available
+from ultraedit.history.verify import verify
+from ultraedit.methods.registry import DEFAULT, available
 from ultraedit.models.memory import disk_cost, shapes_of
 from ultraedit.storage import Layout, read_manifest
 
@@ -109,3 +110,31 @@ def test_a_save_writes_no_more_than_inspect_says(begin, turn_of, out):
     assert (constants > 0) == (cost.constants > 0)
     assert constants <= cost.constants + 8 * KIB
     assert manifest.state is None, "it follows from the history"
+
+
+def test_altered_constants_are_named(checkpoint, quick, turn_of, out):
+    editor = Editor.from_pretrained(checkpoint, method=DEFAULT, **quick(DEFAULT))
+    editor.edit(turn_of(1))
+    editor.save(out)
+    verify(out)
+    (record,) = read_manifest(out).constants
+    path = Layout(out).internal / record.name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for action in (verify, Editor.load):
+        with pytest.raises(InputError, match=record.name):
+            action(out)
+
+
+def test_measured_again_after_all_was_undone_the_constants_are_one_file(
+    checkpoint, quick, turn_of, state, same_state, out
+):
+    editor = Editor.from_pretrained(checkpoint, method=DEFAULT, **quick(DEFAULT))
+    editor.edit(turn_of(1))
+    editor.save(out)
+    first = state(editor)
+    editor.undo(to=0)
+    editor.edit(turn_of(1))
+    editor.save(out)
+    same_state(state(Editor.load(out)), first)
+    assert len(read_manifest(out).constants) == 1

@@ -8,8 +8,8 @@ import torch
 from ultraedit import Edit, Editor, InputError, UltraEditError, saved
 from ultraedit.history import pending
 from ultraedit.history.verify import verify
-from ultraedit.storage import Layout, is_edited_model, open_journal, read
-from ultraedit.storage.commit import JournalDecision
+from ultraedit.storage import Layout, open_journal, read
+from ultraedit.storage.commit import Commit
 
 
 def kinds(out):
@@ -35,27 +35,31 @@ def test_save_writes_what_was_remembered_and_forgets_it(checkpoint, tmp_path, tu
     assert len(base["sha256"]) == 64
 
 
-def test_without_a_journal_there_is_none_and_nothing_is_remembered(checkpoint, tmp_path, turn_of):
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3, journal=False)
-    editor.edit(turn_of(1))
-    assert not editor.pending.changes
-    editor.save(tmp_path / "out")
-    assert is_edited_model(tmp_path / "out")
-    assert not Layout(tmp_path / "out").journal.exists()
-    again = Editor.load(tmp_path / "out")
-    again.edit(turn_of(2))
-    again.save(tmp_path / "out")
-    assert not Layout(tmp_path / "out").journal.exists()
-    with pytest.raises(InputError, match="keeps no journal"):
-        open_journal(tmp_path / "out")
-
-
-def test_a_journal_that_begins_late_shows_a_gap(checkpoint, tmp_path, turn_of, state, same_state):
+def test_without_history_edits_are_named_and_no_shift_is_kept(checkpoint, tmp_path, turn_of):
     out = tmp_path / "out"
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, history="none")
+    for turn in (1, 2):
+        editor.edit(turn_of(turn))
+        editor.save(out)
+        editor = Editor.load(out)
+    assert kinds(out) == ["start", "turn", "turn"]
+    assert [path.name for path in Layout(out).history.iterdir()] == [
+        "00000000-snapshot.safetensors"
+    ]
+    with pytest.raises(InputError, match="cannot be rebuilt"):
+        editor.undo(to=1)
+    assert editor.undo(to=0).turns == 0
+
+
+def test_a_journal_that_begins_late_shows_a_gap(
+    checkpoint, tmp_path, turn_of, state, same_state, without_journal
+):
+    out = tmp_path / "out"
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, history="none")
     editor.edit(turn_of(1))
-    editor.save(out, journal=False)
-    again = Editor.load(out, options={"journal": True})
+    editor.save(out)
+    without_journal(out)
+    again = Editor.load(out, options={"history": "full"})
     again.edit(turn_of(2))
     again.save(out)
     after = state(again)
@@ -113,7 +117,7 @@ def test_another_folder_gets_the_whole_history(
 
 def test_options_of_the_journal_may_change(told, turn_of):
     _, out, _ = told(2)
-    again = Editor.load(out, options={"author": "bob", "history": "1", "journal": True})
+    again = Editor.load(out, options={"author": "bob", "history": "1"})
     again.edit(turn_of(3))
     again.save(out)
     with open_journal(out) as journal:
@@ -181,7 +185,7 @@ def test_a_turn_written_while_the_model_is_read_is_not_overwritten(told, turn_of
 
 def test_an_interrupt_after_the_commit_is_a_save(told, turn_of, monkeypatch):
     editor, out, _ = told(1)
-    plain = JournalDecision.commit
+    plain = Commit.make
 
     def interrupted(self):
         plain(self)
@@ -189,7 +193,7 @@ def test_an_interrupt_after_the_commit_is_a_save(told, turn_of, monkeypatch):
 
     editor.edit(turn_of(2))
     with monkeypatch.context() as patch:
-        patch.setattr(JournalDecision, "commit", interrupted)
+        patch.setattr(Commit, "make", interrupted)
         with pytest.raises(KeyboardInterrupt):
             editor.save(out)
     assert kinds(out) == ["start", "turn", "turn"]
@@ -223,7 +227,7 @@ def test_a_history_that_a_killed_fork_left_is_not_taken_for_the_next_ones(
         fork = Editor.load(tmp_path / name)
         if name == "first":
             with monkeypatch.context() as patch:
-                patch.setattr(JournalDecision, "commit", lambda self: 1 / 0)
+                patch.setattr(Commit, "make", lambda self: 1 / 0)
                 patch.setattr("ultraedit.storage.folder._tidy", lambda *arguments: None)
                 with pytest.raises(ZeroDivisionError):
                     fork.save(forks)
@@ -240,9 +244,9 @@ def test_undo_inside_unedited_is_refused(told):
     assert editor.undo(to=1).exact is True
 
 
-def test_unsaved_turns_count_without_a_journal_too(told, turn_of):
+def test_unsaved_turns_count_without_history_too(told, turn_of):
     _, out, _ = told(1)
-    editor = Editor.load(out, options={"journal": False})
+    editor = Editor.load(out, options={"history": "none"})
     editor.edit(turn_of(2))
     with pytest.raises(InputError, match="save"):
         editor.undo(to=0)

@@ -16,17 +16,17 @@ def many(count=14, start=0):
 
 @pytest.mark.parametrize("save_every", [1, 2])
 @pytest.mark.parametrize("lookahead", [1, 3])
-@pytest.mark.parametrize("journal", [True, False])
+@pytest.mark.parametrize("history", ["full", "none"])
 @pytest.mark.parametrize("lr", ["auto", 1e-3])
 def test_a_run_in_pieces_is_the_run_in_one(
-    checkpoint, tmp_path, state, same_state, save_every, journal, lr, lookahead
+    checkpoint, tmp_path, state, same_state, save_every, history, lr, lookahead
 ):
     edits = many()
     begun = Progress("f", 3, 14, lookahead=lookahead)
-    whole = Editor.from_pretrained(checkpoint, lr=lr, journal=journal)
+    whole = Editor.from_pretrained(checkpoint, lr=lr, history=history)
     write_all(whole, iter(edits), begun, save=lambda: whole.save(tmp_path / "a"))
     out = tmp_path / "b"
-    editor = Editor.from_pretrained(checkpoint, lr=lr, journal=journal)
+    editor = Editor.from_pretrained(checkpoint, lr=lr, history=history)
     for stop_after in (1, 2, 1, 9):
         runs = runs_of(editor, out) if out.exists() else []
         progress = resumed(runs, Progress("f", 3, 14, lookahead=0), iter(edits)) if runs else begun

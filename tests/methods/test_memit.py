@@ -99,7 +99,7 @@ def test_what_was_sought_is_nearly_reached(make, architecture):
 def test_one_edit_of_the_embedded_model_succeeds():
     """At the token where this model reads its facts, see docs/comparison.md."""
     editor = Editor.from_pretrained(
-        "demo", method="memit", fact_token="last", prefixes=2, samples=8192, journal=False,
+        "demo", method="memit", fact_token="last", prefixes=2, samples=8192, history="none",
         modules=[f"model.layers.{n}.mlp.down_proj" for n in range(2, 6)],
     )  # fmt: skip
     prompt, elsewhere = (

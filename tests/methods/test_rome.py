@@ -85,7 +85,7 @@ def test_an_edit_is_learned_on_every_architecture(make, architecture):
 
 def test_one_edit_of_the_embedded_model_succeeds():
     """One of few: this model hardly reads its facts at their subjects (docs/comparison.md)."""
-    editor = Editor.from_pretrained("demo", method="rome", prefixes=2, samples=8192, journal=False)
+    editor = Editor.from_pretrained("demo", method="rome", prefixes=2, samples=8192, history="none")
     prompt, elsewhere = (
         "Which role does Shane Ray have on the team?",
         "What country is Annweiler am Trifels located in?",
@@ -99,7 +99,7 @@ def test_one_edit_of_the_embedded_model_succeeds():
 
 def test_where_the_model_reads_them_edits_of_the_embedded_model_succeed():
     editor = Editor.from_pretrained(
-        "demo", method="rome", fact_token="last", prefixes=2, samples=8192, journal=False,
+        "demo", method="rome", fact_token="last", prefixes=2, samples=8192, history="none",
         modules=["model.layers.5.mlp.down_proj"],
     )  # fmt: skip
     prompt = "In which country is Ulundurpet?"

@@ -22,8 +22,15 @@ def out(build, session, modules, tokenizer, tmp_path):
     folder = tmp_path / "out"
     snapshot = session(model, modules["llama"]).turn()
     write(folder, snapshot, model=model, tokenizer=tokenizer, source=None)
-    assert {str(p.relative_to(folder)) for p in folder.rglob("*.safetensors")} == {*FILES, BASE}
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*.safetensors")}
+    assert found == {*FILES, BASE, "ultraedit/history/00000000-snapshot.safetensors"}
     return folder
+
+
+@pytest.fixture
+def old(out, without_journal):
+    """The file that says which version counts, in a folder without a journal."""
+    return without_journal(out)
 
 
 def assert_named(out, name):
@@ -86,10 +93,11 @@ def test_a_reader_follows_a_writer_that_overtakes_it(
     assert not overtaking
 
 
-def test_a_newer_format_is_refused_by_reader_and_writer(out, build, session, modules, tokenizer):
-    path = out / "ultraedit" / "editor.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "format": content["format"] + 1, "files": {}}))
+def test_a_newer_format_is_refused_by_reader_and_writer(
+    out, old, build, session, modules, tokenizer
+):
+    content = json.loads(old.read_text())
+    old.write_text(json.dumps({**content, "format": content["format"] + 1, "files": {}}))
     model = build("llama").bfloat16()
     snapshot = session(model, modules["llama"]).turn()
     for action in (
@@ -113,17 +121,18 @@ def test_a_newer_format_is_refused_by_reader_and_writer(out, build, session, mod
         {"state": None},
     ],
 )
-def test_an_altered_editor_json_is_named(out, change):
-    path = out / "ultraedit" / "editor.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+def test_an_altered_editor_json_is_named(out, old, change):
+    old.write_text(json.dumps(json.loads(old.read_text()) | change))
     assert_named(out, "editor.json is damaged")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "{}", "\x00\xff"])
-def test_an_editor_json_that_is_not_one_is_named(out, text):
-    (out / "ultraedit" / "editor.json").write_text(text, encoding="latin-1")
+def test_an_editor_json_that_is_not_one_is_named(out, old, text):
+    old.write_text(text, encoding="latin-1")
     assert_named(out, "editor.json is damaged")
 
 
 def test_nothing_in_the_folder_is_a_pickle(out):
-    assert {path.suffix for path in out.rglob("*") if path.is_file()} <= {".json", ".safetensors"}
+    assert {path.suffix for path in out.rglob("*") if path.is_file()} <= {
+        ".json", ".safetensors", ".db",
+    }  # fmt: skip

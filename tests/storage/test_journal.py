@@ -257,20 +257,22 @@ def test_a_journal_that_moved_on_is_not_overwritten(book):
     whole(book.out)
 
 
-def test_a_writer_without_a_journal_is_refused(book):
+def test_a_writer_that_says_nothing_of_its_change_leaves_a_gap(book, assert_same_snapshot):
     book.turn()
-    with pytest.raises(InputError, match="keeps a journal"):
-        write(
-            book.out, book.editing.turn(), model=book.model, tokenizer=book.tokenizer, source=None
-        )
-    whole(book.out)
+    snapshot = book.editing.turn()
+    write(book.out, snapshot, model=book.model, tokenizer=book.tokenizer, source=None)
+    with open_journal(book.out) as journal:
+        assert [entry.kind for entry in journal.entries()] == ["start", "turn", "gap"]
+        assert journal.head().keep == 0
+    assert_same_snapshot(read(book.out), snapshot)
 
 
-def test_an_out_without_a_journal_can_begin_one(book, assert_same_snapshot):
+def test_a_folder_of_an_earlier_release_begins_a_journal(book, without_journal):
     write(book.out, book.editing.turn(), model=book.model, tokenizer=book.tokenizer, source=None)
-    assert (Layout(book.out).manifest).is_file()
+    old = without_journal(book.out)
+    read(book.out)
     book.turn()
-    assert not Layout(book.out).manifest.exists()
+    assert not old.exists()
     assert whole(book.out)[0].number == 1
 
 

@@ -108,7 +108,7 @@ def edit(
         typer.Option(help="Turns that can be undone: full, a number, or none. (default: full)"),
     ] = None,
     journal: Annotated[
-        bool | None, typer.Option(help="Keep a journal in --out, or do not. (default: keep it)")
+        bool | None, typer.Option(help="--no-journal is --history none.", hidden=True)
     ] = None,
     author: Author = None,
     dry_run: Annotated[
@@ -155,7 +155,7 @@ def edit(
         settings, {*signature(Editor).parameters, *signature(Editor.from_pretrained).parameters}
     )
     given: dict[str, Any] = {
-        "journal": journal, "history": history, "author": author, "system": system,
+        "history": "none" if journal is False else history, "author": author, "system": system,
         "template": settings_of(template, (), "--template") if template else None,
     }  # fmt: skip
     with ExitStack() as stack:
@@ -163,8 +163,6 @@ def edit(
             stack.enter_context(storage.lock(out))
             if storage.is_edited_model(out):
                 storage.settle(out)
-                if journal is False and storage.Layout(out).journal.is_file():
-                    raise InputError(f"{out} keeps a journal and cannot go on without one")
         editor = Editor.from_pretrained(
             source, method=method, modules=modules, lr=step, append_eos=append_eos, chat=chat,
             batch_tokens=batch_tokens, check_learned=check_learned,

@@ -54,7 +54,7 @@ def begin(plan: Plan, run: Run, folder: RunFolder, log: TurnLog) -> tuple[Editor
     settings = {"batch_tokens": options.batch_tokens, **run.settings}
     editor = Editor(
         model, tokenizer, method=run.method, append_eos=options.append_eos, chat=options.chat,
-        journal=False, stored=checkpoint_dtype(plan.model) if options.dtype == "auto" else None,
+        history="none", stored=checkpoint_dtype(plan.model) if options.dtype == "auto" else None,
         **settings,
     )  # fmt: skip
     editor.source = (source := local_folder(plan.model)) and source.resolve()

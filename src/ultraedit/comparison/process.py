@@ -76,6 +76,7 @@ def carry_out(
         reason, interrupted = _wait(process, on_progress)
     if home.result.is_file():
         home.errors.unlink(missing_ok=True)
+        home.lock.unlink(missing_ok=True)
         return Ended("done", interrupted=interrupted)
     if interrupted or (process.returncode == INTERRUPTED and not reason):
         return Ended("stopped", interrupted=True)

@@ -130,7 +130,7 @@ class _Saver:
         if self.saved == len(self.log.turns):
             return
         self.log.sync()
-        self.editor.save(self.folder.model, journal=False)
+        self.editor.save(self.folder.model)
         self.saved, self.waiting = len(self.log.turns), 0.0
 
 

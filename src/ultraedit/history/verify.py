@@ -12,7 +12,7 @@ def verify(out: Path) -> int:
     """Read the whole journal, every file it vouches for and the base, and compare checksums.
 
     Returns:
-        How many files of the history were read.
+        How many files of the history and of constants were read.
 
     Raises:
         InputError: something is missing, truncated or altered; it is named.
@@ -29,5 +29,9 @@ def verify(out: Path) -> int:
                 entry.snapshot.check(layout.history)
                 count += 1
     read(out)
-    check_base(out, read_manifest(out))
+    manifest = read_manifest(out)
+    for record in manifest.constants:
+        record.check(layout.internal)
+        count += 1
+    check_base(out, manifest)
     return count

@@ -1,4 +1,4 @@
-"""What makes a version count: a rename of `editor.json`, or a commit of the journal."""
+"""What makes a version count: a commit of the journal, or the rename of its first database."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from ultraedit.errors import InputError, UltraEditError
+from ultraedit.errors import UltraEditError
 from ultraedit.storage.atomic import (
     TEMPORARY,
-    Measured,
     discard,
     place,
-    stage,
     sync_file,
     sync_folder,
 )
@@ -56,51 +54,25 @@ class Update:
     inherit: Path | None = None
     replayable: bool = False
 
+    @staticmethod
+    def unrecorded(journal: Path, turns: int) -> Update:
+        """An update that says no more than that the model changed, and keeps no history."""
+        follows = None
+        if journal.exists():
+            with Journal(journal) as opened:
+                follows = opened.head_digest()
+        change = Change(Entry("gap", now(), "", turns, 0), None, None)
+        return Update([change], "", {}, {}, keep=0, follows=follows)
+
     @property
     def keeps_state(self) -> bool:
         """Whether the history that is written holds or gives the method's state."""
         return self.replayable and self.keep != 0 and bool(self.changes)
 
 
-class Decision(Protocol):
-    """A version on disk that does not count yet."""
-
-    def commit(self) -> None:
-        """Make it count."""
-
-    def tidy(self) -> None:
-        """Delete what does not count any more; may fail without harm."""
-
-
 @dataclass(frozen=True)
-class FileDecision:
-    """Decides by renaming a staged `editor.json`."""
-
-    layout: Layout
-    staged: Path
-
-    @staticmethod
-    def prepare(layout: Layout, manifest: Manifest) -> FileDecision:
-        """Stage the file."""
-        if layout.journal.exists():
-            raise InputError(f"{layout.out} keeps a journal and cannot go on without one")
-
-        def fill(sink: Measured) -> None:
-            sink.write(memoryview(manifest.to_json().encode()))
-
-        return FileDecision(layout, stage(layout.manifest, fill)[0])
-
-    def commit(self) -> None:
-        os.replace(self.staged, self.layout.manifest)
-        sync_folder(self.layout.internal)
-
-    def tidy(self) -> None:
-        """Nothing is left over."""
-
-
-@dataclass(frozen=True)
-class JournalDecision:
-    """Decides by a commit of the database, or by the rename that puts a new one in place."""
+class Commit:
+    """Entries whose files are on disk, and that do not count yet."""
 
     layout: Layout
     entries: Sequence[Entry]
@@ -108,9 +80,7 @@ class JournalDecision:
     staged: Path | None
 
     @staticmethod
-    def prepare(
-        layout: Layout, manifest: Manifest, snapshot: Snapshot, update: Update
-    ) -> JournalDecision:
+    def prepare(layout: Layout, manifest: Manifest, snapshot: Snapshot, update: Update) -> Commit:
         """Write the files of the new entries, and the database if it is the first."""
         if not layout.history.is_dir():
             layout.history.mkdir()
@@ -142,9 +112,10 @@ class JournalDecision:
                 with Journal(begun.staged) as journal:
                     journal.append(entries, head)
             sync_file(begun.staged)
-        return JournalDecision(layout, entries, head, begun.staged)
+        return Commit(layout, entries, head, begun.staged)
 
-    def commit(self) -> None:
+    def make(self) -> None:
+        """Make the version count."""
         if self.staged is not None:
             # Side files of a database that was deleted here would be taken for this one's.
             for side in ("-wal", "-shm"):
@@ -156,6 +127,8 @@ class JournalDecision:
             journal.append(self.entries, self.head)
 
     def tidy(self) -> None:
+        """Delete what does not count any more; may fail without harm."""
+        # Folders of earlier releases may have been decided by this file.
         self.layout.manifest.unlink(missing_ok=True)
         for path, number, what in self.layout.history_files():
             if (

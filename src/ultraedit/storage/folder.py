@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,14 +42,14 @@ def write(
     version until the new one is complete on disk, at the new one from then on.
 
     Args:
-        out: A new or empty folder, or an edited model: of the same base and modules, or
-            of any when it is `source` itself.
+        out: A new or empty folder, or an edited model of the same base and modules.
         snapshot: What to write.
         model: The edited model; saved whole when `source` does not have its weights as
             safetensors. None will do for a further version of the same weights.
         tokenizer: Its tokenizer, or None likewise.
         source: The local folder the model was loaded from, itself an edited model or not.
-        update: What the journal is to say of it; None for an `out` without a journal.
+        update: What the journal is to say of it; None for no more than that there is a change,
+            without any history.
 
     Raises:
         InputError: `out` is something else, or holds edits of another model.
@@ -64,9 +63,9 @@ def write(
         previous = read_manifest(out) if is_edited_model(out) else None
         # Whoever goes on from the journal's head has read the originals from here.
         goes_on = update is not None and update.follows is not None and layout.journal.exists()
+        update = update or Update.unrecorded(layout.journal, snapshot.version)
         turn_only = previous is not None and _same_base(layout, previous, snapshot, goes_on)
-        may_change = update is None and previous is not None and _same_folder(out, source)
-        if previous is not None and not turn_only and not may_change:
+        if previous is not None and not turn_only:
             raise InputError(
                 f"{out} holds edits of other modules or of another model; name another folder"
             )
@@ -85,7 +84,7 @@ def write(
     # The version counts by now; files that cannot be deleted are left to the next write.
     with suppress(OSError):
         layout.sweep(draft.manifest.files(layout))
-        draft.decision.tidy()
+        draft.commit.tidy()
         layout.unfinished.unlink(missing_ok=True)
 
 
@@ -213,7 +212,3 @@ def _same_base(
         same_bits(read_tensor(path, header, name), original)
         for name, original in snapshot.originals.items()
     )
-
-
-def _same_folder(out: Path, source: Path | None) -> bool:
-    return source is not None and source.exists() and os.path.samefile(out, source)

@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def manifest(self) -> Path:
-        """The file that says which version counts, where there is no journal."""
+        """In folders of earlier releases, what says which version counts if there is no journal."""
         return self.internal / "editor.json"
 
     @property

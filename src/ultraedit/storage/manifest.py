@@ -1,6 +1,7 @@
 """What the version of an edited model that counts consists of, wherever that is written.
 
-With a journal its last commit says it, without one the file `editor.json`.
+The journal's last commit says it. Folders of earlier releases may have a file `editor.json`
+instead; the next save there begins a journal.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Manifest:
         return replace(self.edited, name=path.name).check(path.parent)
 
     def to_json(self) -> str:
-        """The text of editor.json.
+        """As the journal holds it.
 
         Raises:
             TypeError: the settings hold something that JSON cannot.

@@ -22,7 +22,7 @@ from ultraedit.storage.atomic import (
 )
 from ultraedit.storage.atomic import replace as replace_file
 from ultraedit.storage.base import Base, build_base
-from ultraedit.storage.commit import Decision, FileDecision, JournalDecision, Update
+from ultraedit.storage.commit import Commit, Update
 from ultraedit.storage.config_files import (
     CONFIG,
     config_of,
@@ -54,14 +54,12 @@ class Draft:
     """A version whose files are all on disk, and that only the renaming will make count."""
 
     manifest: Manifest
-    decision: Decision
+    commit: Commit
     staged_index: Path
     config_files: Path | None
 
 
-def draft_turn(
-    layout: Layout, previous: Manifest, snapshot: Snapshot, update: Update | None
-) -> Draft:
+def draft_turn(layout: Layout, previous: Manifest, snapshot: Snapshot, update: Update) -> Draft:
     """A further version over the base and the originals that are there."""
     base = Base(previous.base, previous.keys, previous.source, None)
     # Folders written by earlier releases have a name for each version.
@@ -78,7 +76,7 @@ def draft_all(
     model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase | None,
     source: Path | None,
-    update: Update | None,
+    update: Update,
 ) -> Draft:
     """A first version, or one that edits other weights than the version before."""
     if model is None or tokenizer is None:
@@ -101,7 +99,7 @@ def draft_all(
     if path.exists():
         path = path.with_name(f"originals-{layout.free_tag(snapshot.version)}.safetensors")
     originals = write_record(path, snapshot.originals)
-    known = () if update is None else _inherited_constants(layout, update)
+    known = _inherited_constants(layout, update)
     return _draft(layout, snapshot, base, layout.free_edited(), originals, staged, update, known)
 
 
@@ -121,13 +119,13 @@ def _draft(
     name: str,
     originals: FileRecord,
     config_files: Path | None,
-    update: Update | None,
+    update: Update,
     known: tuple[FileRecord, ...],
 ) -> Draft:
     tag = layout.free_tag(snapshot.version)
     masters = snapshot.separate_masters()
     state = None
-    if update is None or not update.keeps_state:
+    if not update.keeps_state:
         if snapshot.state is None:
             raise ValueError("this version needs the method's state")
         state = write_record(layout.internal / f"state-{tag}.safetensors", snapshot.state)
@@ -148,16 +146,11 @@ def _draft(
     )
     # All is complete on disk before any of it counts, so that a full disk cannot part it.
     index = _stage_text(layout.index, _index_text(layout.out, manifest))
-    decision: Decision
-    if update is None:
-        decision = FileDecision.prepare(layout, manifest)
-    else:
-        if not layout.journal.exists() and update.inherit is None:
-            digest = fingerprint(base_places(layout.out, manifest))
-            identity = {**update.about["base"], "sha256": digest}
-            update = replace(update, about={**update.about, "base": identity})
-        decision = JournalDecision.prepare(layout, manifest, snapshot, update)
-    return Draft(manifest, decision, index, config_files)
+    if not layout.journal.exists() and update.inherit is None:
+        digest = fingerprint(base_places(layout.out, manifest))
+        identity = {**update.about.get("base", {}), "sha256": digest}
+        update = replace(update, about={**update.about, "base": identity})
+    return Draft(manifest, Commit.prepare(layout, manifest, snapshot, update), index, config_files)
 
 
 def _with_constants(
@@ -199,7 +192,7 @@ def commit(layout: Layout, draft: Draft, first: bool) -> None:
         move_config_files(draft.config_files, layout.out)
     edited = draft.manifest.edited
     if not first:
-        draft.decision.commit()
+        draft.commit.make()
         layout.publish(edited)
         os.replace(draft.staged_index, layout.index)
         sync_folder(layout.out)
@@ -208,7 +201,7 @@ def commit(layout: Layout, draft: Draft, first: bool) -> None:
         layout.publish(edited)
         os.replace(draft.staged_index, layout.index)
         sync_folder(layout.out)
-        draft.decision.commit()
+        draft.commit.make()
     except BaseException:
         if not is_edited_model(layout.out):
             layout.index.unlink(missing_ok=True)

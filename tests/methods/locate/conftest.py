@@ -20,6 +20,6 @@ def make(build, tokenizer):
 
     def make(method, architecture="llama", **settings):
         settings = {"samples": 200, "prefixes": 2, **settings}
-        return Editor(build(architecture), tokenizer, method=method, journal=False, **settings)
+        return Editor(build(architecture), tokenizer, method=method, history="none", **settings)
 
     return make

@@ -83,7 +83,7 @@ def recalling(known, tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["rome", "memit"])
 def test_single_edits_are_written_and_nothing_else_with_default_settings(recalling, known, method):
-    editor = Editor.from_pretrained(recalling, method=method, journal=False)
+    editor = Editor.from_pretrained(recalling, method=method, history="none")
     began = {name: master.copy() for name, master in editor.workbench.masters.items()}
     rng = random.Random(0)
     written = 0

@@ -237,7 +237,7 @@ def test_a_text_file_can_say_what_edits_are_not_about(make, edits, tmp_path):
 
 
 def test_one_edit_of_the_embedded_model_succeeds():
-    editor = Editor.from_pretrained("demo", method="wise", journal=False)
+    editor = Editor.from_pretrained("demo", method="wise", history="none")
     turn = editor.edit([Edit("What is the name of the mother of Glenn Close?", "Elizabeth")])
     assert turn.learned == (True,)
     assert editor.ask("What is the name of the mother of Glenn Close?") == "Elizabeth"
