@@ -90,9 +90,10 @@ class Editor(Session):
             UltraEditError: writing failed, or another process is at it; what was there
                 before still is.
         """
-        if self._is_unedited:
-            raise InputError("inside unedited() the model cannot be saved")
-        saved.save(self, Path(folder), locked)
+        with self.lock:
+            if self._is_unedited:
+                raise InputError("inside unedited() the model cannot be saved")
+            saved.save(self, Path(folder), locked)
 
     def undo(
         self, *, to: int | None = None, edit: str | None = None, turn: int | None = None
@@ -109,11 +110,12 @@ class Editor(Session):
             InputError: there are edits that are not saved, or what is asked for is not in
                 the journal.
         """
-        if self._is_unedited:
-            raise InputError("inside unedited() nothing can be undone")
-        if (to is None) == (edit is None):
-            raise InputError("undo takes either a turn to go back to or an edit")
-        return saved.undo(self, to, edit, turn)
+        with self.lock:
+            if self._is_unedited:
+                raise InputError("inside unedited() nothing can be undone")
+            if (to is None) == (edit is None):
+                raise InputError("undo takes either a turn to go back to or an edit")
+            return saved.undo(self, to, edit, turn)
 
     @classmethod
     def load(
@@ -125,8 +127,8 @@ class Editor(Session):
     ) -> Editor:
         """The editor that `save` wrote, with its weights, masters, statistics and settings.
 
-        Torch's thread count becomes the recorded one: the same turns give the same bits
-        only with it.
+        Turns are made with the recorded number of threads: the same turns give the same bits only
+        with it.
 
         Args:
             folder: What `save` wrote.

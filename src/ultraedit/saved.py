@@ -48,7 +48,7 @@ def settings(editor: Session) -> dict[str, Any]:
         "system": encoder.system,
         "template": dict(encoder.template),
         "batch_tokens": editor.workbench.batch_tokens,
-        "threads": torch.get_num_threads(),
+        "threads": editor.threads,
         "dtype": _plain(editor.model.dtype),
         "frozen": editor.frozen,
         "quantised_by": quantised_by(editor.model) if editor.frozen in QUANTISED else None,
@@ -155,7 +155,6 @@ def load(
     keeping = {k: v for k, v in options.items() if k in _OF_THE_PROCESS}
     refuse_changes(settings, {k: v for k, v in options.items() if k not in keeping})
     batch_tokens = options.get("batch_tokens") or settings["batch_tokens"]
-    torch.set_num_threads(settings["threads"])
     # Editors that wrote no such setting held everything on the device.
     recorded = settings.get("frozen", "resident")
     frozen = going_on(recorded, place.get("frozen"), place.get("device_map"))
@@ -198,7 +197,7 @@ def load(
             f" {quantised_by(model)}'s"
         )
     restore(editor, snapshot)
-    editor.source, editor.frozen = folder, frozen
+    editor.source, editor.frozen, editor.threads = folder, frozen, settings["threads"]
     if digest is not None:
         with storage.open_journal(folder) as journal:
             journal.verify()

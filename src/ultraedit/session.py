@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
 from ultraedit.evaluation.report import Report
 from ultraedit.history.pending import Pending
+from ultraedit.linalg.threads import threads
 from ultraedit.methods.base import Method
 from ultraedit.methods.registry import build
 from ultraedit.models.batch_plan import TURN, plan_batch_tokens
@@ -35,6 +37,9 @@ from ultraedit.workbench import ModelWorkbench
 
 class Session:
     """Edits a causal language model in place, turn by turn, in memory.
+
+    Threads may share it: who asks while another thread edits waits for the end of the turn, and
+    sees all of it. Whoever calls `model` directly holds `lock` meanwhile.
 
     Args:
         model: A transformers causal language model; put in evaluation mode.
@@ -114,6 +119,9 @@ class Session:
         self.pending = Pending(author, storage.parse_history(history), initial=method.state_dict())
         self.check_learned = check_learned
         self.constants = Constants()
+        # Other numbers of threads round in other ways; turns go on with what the first one had.
+        self.threads = torch.get_num_threads()
+        self.lock = RLock()
         self._encoded: dict[Edit, Encoded] = {}  # what was looked ahead to
         self.turns = 0
         self.edits = 0
@@ -147,9 +155,13 @@ class Session:
             TurnRefusedError: the method's shift is not finite, or the device's memory is
                 full; weights and state are as they were.
         """
+        edits = tuple(edits)
+        with self.lock, threads(self.threads):
+            return self._edit(edits)
+
+    def _edit(self, edits: tuple[Edit, ...]) -> Turn:
         if self._is_unedited:
             raise InputError("inside unedited() the model cannot be edited")
-        edits = tuple(edits)
         if not edits:
             raise InputError("a turn needs at least one edit")
         began = time.perf_counter()
@@ -197,15 +209,16 @@ class Session:
             TurnRefusedError: the device's memory is full.
         """
         texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
-        with refusing_full_memory(self.workbench):
+        with self.lock, threads(self.threads), refusing_full_memory(self.workbench):
             self.workbench.look_ahead(texts)
-        self.workbench.drop(texts[:done])
-        self._encoded = dict(zip(edits[done:], texts[done:], strict=True))
+            self.workbench.drop(texts[:done])
+            self._encoded = dict(zip(edits[done:], texts[done:], strict=True))
 
     def ask(self, prompt: str, max_new_tokens: int = ANSWER_TOKENS) -> str:
         """The model's free greedy answer, up to end-of-sequence or the end of a line."""
         prompt_ids = self.workbench.encoder.prompt_ids(prompt)
-        (answer,) = self.workbench.answers([prompt_ids], max_new_tokens)
+        with self.lock:
+            (answer,) = self.workbench.answers([prompt_ids], max_new_tokens)
         return answer.text
 
     def check(self, edit: Edit, place: int = 1) -> None:
@@ -219,18 +232,20 @@ class Session:
 
     def evaluate(self, cases: Iterable[Case | Edit], **options: Any) -> Report:
         """Scores of cases now and before any edit; options as in `evaluation.evaluate`."""
-        try:
-            return evaluate(self.workbench, cases, unedited=self.unedited, **options)
-        finally:
-            self.workbench.forget()
+        with self.lock:
+            try:
+                return evaluate(self.workbench, cases, unedited=self.unedited, **options)
+            finally:
+                self.workbench.forget()
 
     @contextmanager
     def unedited(self) -> Iterator[PreTrainedModel]:
         """The original model inside, for comparisons; the edited one after, bit for bit."""
-        if self._is_unedited:
-            yield self.model
-            return
         with ExitStack() as stack:
+            stack.enter_context(self.lock)
+            if self._is_unedited:
+                yield self.model
+                return
             stack.enter_context(self.workbench.unedited())
             stack.enter_context(self.method.bypassed())
             self._is_unedited = True

@@ -14,6 +14,14 @@ KIB = 1024
 
 
 @pytest.fixture
+def checkpoint(build, tokenizer, tmp_path):
+    """In half precision and with Conv1D: masters beside the weights, and maps transposed."""
+    build("gpt2").bfloat16().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
 def begin(checkpoint, method, quick):
     """`begin()`: a new editor with the method, over the unedited model."""
     return lambda **options: Editor.from_pretrained(

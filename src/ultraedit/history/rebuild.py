@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from ultraedit.errors import InputError
 from ultraedit.linalg.apply import shifted
 from ultraedit.linalg.shift import Shift
+from ultraedit.linalg.threads import threads
 from ultraedit.methods.registry import method_class
 from ultraedit.storage import (
     Entry,
@@ -165,14 +165,3 @@ def spans(numbers: list[int]) -> str:
         else:
             ranges.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Torch with as many threads as when the shifts were first added."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

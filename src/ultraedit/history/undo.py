@@ -19,9 +19,9 @@ from ultraedit.history.rebuild import (
     current,
     rebuild,
     served,
-    threads,
 )
 from ultraedit.linalg.shift import LowRank, Shift
+from ultraedit.linalg.threads import threads
 from ultraedit.methods.registry import method_class
 from ultraedit.storage import (
     Change,
