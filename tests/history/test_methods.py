@@ -1,10 +1,14 @@
 """What every registered method has to keep: undo, reload, and the bytes that a save may write."""
 
 import os
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from ultraedit import Editor, InputError
+from ultraedit import Edit, Editor, InputError
 from ultraedit.history.verify import verify
 from ultraedit.methods.registry import DEFAULT, available
 from ultraedit.models.memory import disk_cost, shapes_of
@@ -87,6 +91,47 @@ def test_one_edit_is_taken_out_or_refused_by_name(begin, method, turn_of, out):
     else:
         with pytest.raises(InputError, match=f"method {method} cannot tell the edits of a turn"):
             editor.undo(edit="e1.1")
+
+
+@pytest.fixture
+def documented(monkeypatch):
+    """The method that docs/adding-a-method.md builds, as another package would add it."""
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-method.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    module = ModuleType("kept_keys")
+    monkeypatch.setitem(sys.modules, "kept_keys", module)
+    exec(compile(code, "kept_keys.py", "exec"), module.__dict__)
+    entry = EntryPoint("kept_keys", "kept_keys:METHOD", "ultraedit.methods")
+    monkeypatch.setattr("ultraedit.methods.registry.entry_points", lambda group: [entry])
+    return module.METHOD
+
+
+def test_the_method_of_the_documentation_keeps_all_of_it(
+    documented, checkpoint, turn_of, state, same_state, tmp_path
+):
+    def begin(**options):
+        return Editor.from_pretrained(checkpoint, method="kept_keys", author="ada", **options)
+
+    test_every_state_comes_back_bit_for_bit(begin, turn_of, state, same_state, tmp_path / "a")
+    test_a_new_folder_takes_the_history_along(begin, turn_of, state, same_state, tmp_path / "b")
+    test_one_edit_is_taken_out_or_refused_by_name(begin, "kept_keys", turn_of, tmp_path / "c")
+    test_a_save_writes_no_more_than_inspect_says(begin, turn_of, tmp_path / "d")
+
+
+def test_the_method_of_the_documentation_learns_and_keeps_past_keys(documented, build, tokenizer):
+    editor = Editor(build("llama"), tokenizer, method=documented(documented.Config(step=50.0)))
+    text = editor.workbench.encoder.encode("the capital of france is", "guitar")
+    before = editor.workbench.score([text])[0].losses.sum()
+    editor.edit([Edit("the capital of france is", "guitar")])
+    assert editor.workbench.score([text])[0].losses.sum() < before
+    # A further turn moves what past keys give less than it would without them.
+    keys = dict(editor.method.keys)
+    other = [editor.workbench.encoder.encode("who plays jazz", "paris")]
+    config = documented.Config(step=50.0)
+    (kept,) = editor.method.passes(editor.workbench, [], other)
+    (free,) = documented(config).passes(editor.workbench, [], other)
+    for name, one in keys.items():
+        assert (one @ kept[name].dense()).norm() < (one @ free[name].dense()).norm()
 
 
 def files(out):
