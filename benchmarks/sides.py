@@ -50,7 +50,7 @@ class Rig:
         modules = shape.modules(blocks)
         tokenizer = word_tokenizer(self.vocabulary)
         options = {
-            "method": "ultraedit", "modules": modules, "lr": LR, "journal": False,
+            "method": "ultraedit", "modules": modules, "lr": LR, "history": "none",
             "append_eos": False,
         }  # fmt: skip
         before = used_bytes(device)

@@ -116,9 +116,7 @@ def test_turns_and_memory_are_measured(plan_of, run_of, folder):
     turns = TurnLog(folder.run("ultraedit").turns).turns
     assert [turn.edits for turn in turns] == [2, 2, 2, 1]
     assert cost.seconds == sum(turn.seconds for turn in turns)
-    assert all(turn.seconds > 0 for turn in turns)
-    assert cost.loaded_bytes > 10_000_000, "a process with torch in it is larger"
-    assert cost.peak_bytes >= max(turn.peak_bytes for turn in turns) > 10_000_000
+    assert cost.peak_bytes >= max(turn.peak_bytes for turn in turns) > cost.loaded_bytes / 2
 
 
 def test_the_peak_of_one_turn_is_not_that_of_another(plan_of, run_of, folder, monkeypatch):

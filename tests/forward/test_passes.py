@@ -18,6 +18,35 @@ from ultraedit.models.discover import decoder_blocks
 EDITS = [Edit("the capital of france is", "jazz"), Edit("who plays", "guitar")]
 
 
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3"])
+@pytest.mark.parametrize("method", ["ultraedit", "anchored"])
+def test_prompts_past_a_sliding_window_are_read_as_the_model_reads_them(
+    build, tokenizer, quick, architecture, method
+):
+    model = build(architecture)
+    assert model.config.get_text_config(decoder=True).sliding_window == 8
+    editor = Editor(model, tokenizer, method=method, **quick(method))
+    texts = [
+        editor.workbench.encoder.encode(prompt, "paris")
+        for prompt in ("what is the capital city of france where jazz guitar plays in", "who plays")
+    ]
+    assert len(texts[0].prompt) > 12
+    for text, scored in zip(texts, editor.workbench.score(texts), strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([text.ids])).logits[0]
+        first = len(text.prompt) - 1
+        expected = torch.nn.functional.cross_entropy(
+            logits[first:-1], torch.tensor(text.target), reduction="none"
+        )
+        torch.testing.assert_close(scored.losses, expected, rtol=1e-4, atol=1e-4)
+    rows = editor.workbench.capture(texts)
+    editor.workbench.forget()
+    editor.workbench.passes.prefix, editor.workbench.passes.split = None, False
+    for name, whole in editor.workbench.capture(texts).items():
+        torch.testing.assert_close(rows[name].inputs, whole.inputs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rows[name].gradients, whole.gradients, rtol=1e-3, atol=1e-5)
+
+
 def warnings_of(caplog):
     return [record.message for record in caplog.records if record.name.startswith("ultraedit")]
 

@@ -35,7 +35,7 @@ def begin(plan: Plan, run: Run, folder: RunFolder, log: TurnLog) -> tuple[Editor
     options = plan.options
     if is_edited_model(folder.model):
         editor = Editor.load(
-            folder.model, options={"journal": False}, dtype=options.dtype, device=options.device
+            folder.model, options={"history": "none"}, dtype=options.dtype, device=options.device
         )
         if log.rewind(editor.edits):
             return editor, log.turns[0].loaded_bytes

@@ -12,6 +12,7 @@ from torch import Tensor
 from ultraedit.history.answers import Answer
 from ultraedit.history.effect import in_effect, locate
 from ultraedit.storage import EditRecord, Entry, Layout, open_journal
+from ultraedit.storage.filerecord import check_size
 from ultraedit.storage.shards import read_header, read_tensor
 
 # Of other turns; more would be read than an answer to "did it hurt?" needs.
@@ -98,7 +99,9 @@ def _keys(layout: Layout, entry: Entry) -> tuple[Tensor, Tensor] | None:
     """Unit keys of a turn's first pass in its first module, and the edit of each row."""
     if entry.factors is None:
         return None
-    path = entry.factors.check(layout.history)
+    # For an order alone: a checksum would take reading all of up to a hundred files.
+    path = layout.history / entry.factors.name
+    check_size(path, entry.factors.size)
     header = read_header(path)
     left = next((k for k in header.tensors if k.startswith("0/") and k.endswith("/left")), None)
     if left is None:
