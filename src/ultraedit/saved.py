@@ -14,7 +14,7 @@ from ultraedit import storage
 from ultraedit.errors import InputError
 from ultraedit.history.answers import answers
 from ultraedit.history.neighbours import Neighbour, neighbours
-from ultraedit.history.rebuild import current
+from ultraedit.history.rebuild import rebuild
 from ultraedit.history.undo import Undone, undo_edit, undo_to
 from ultraedit.methods.registry import method_class
 from ultraedit.models.frozen import QUANTISED, going_on, quantised_by
@@ -113,7 +113,7 @@ def undo(editor: Session, to: int | None, edit: str | None, turn: int | None) ->
             if edit is None:
                 assert to is not None
                 undone = undo_to(out, to, editor.pending.author)
-                restore(editor, current(out))
+                restore(editor, storage.read(out), out, _last(out))
             else:
                 undone = _undo_edit(editor, out, edit, turn)
         except BaseException:
@@ -133,7 +133,7 @@ def _undo_edit(editor: Session, out: Path, edit: str, turn: int | None) -> Undon
     records = [record for _, record in touched]
     before = answers(editor.workbench, records)
     undone = undo_edit(out, edit, turn, editor.pending.author)
-    restore(editor, current(out))
+    restore(editor, storage.read(out), out, _last(out))
     after = answers(editor.workbench, records)
     measured = [
         Neighbour(number, record, was, now)
@@ -148,7 +148,7 @@ def load(
     """`Editor.load`."""
     folder = folder.resolve()
     storage.settle_if_free(folder)
-    digest, snapshot = _read(folder)
+    digest, number, snapshot = _read(folder)
     settings = with_forms(snapshot.settings)
     if isinstance(options.get("chat"), bool):
         options = {**options, "chat": "only" if options["chat"] else "off"}
@@ -196,7 +196,7 @@ def load(
             f"{folder} was edited over blocks quantised by {library}; it cannot go on over"
             f" {quantised_by(model)}'s"
         )
-    restore(editor, snapshot)
+    restore(editor, snapshot, folder, number)
     editor.source, editor.frozen, editor.threads = folder, frozen, settings["threads"]
     if digest is not None:
         with storage.open_journal(folder) as journal:
@@ -254,13 +254,21 @@ def _digest(out: Path) -> str | None:
         return journal.head_digest()
 
 
-def _read(folder: Path) -> tuple[str | None, Snapshot]:
-    """A version and the digest of the journal at that version."""
+def _read(folder: Path) -> tuple[str | None, int, Snapshot]:
+    """A version, with the digest and the last entry of the journal at that version."""
     while True:
         before = _digest(folder)
-        snapshot = current(folder)
+        snapshot, number = storage.read(folder), _last(folder)
         if _digest(folder) == before:
-            return before, snapshot
+            return before, number, snapshot
+
+
+def _last(out: Path) -> int:
+    """The journal's last entry; 0 where there is none."""
+    if not storage.Layout(out).journal.is_file():
+        return 0
+    with storage.open_journal(out) as journal:
+        return journal.head().number
 
 
 def _plain(dtype: torch.dtype) -> str:
@@ -269,6 +277,7 @@ def _plain(dtype: torch.dtype) -> str:
 
 def snapshot(editor: Session) -> Snapshot:
     """The editor as it is now; its tensors are the editor's own, not copies."""
+    editor.restore_state()
     masters = editor.workbench.masters
     state = editor.without_constants(editor.method.state_dict())
     names = {target.parameter_name: name for name, target in editor.workbench.targets.items()}
@@ -283,14 +292,27 @@ def snapshot(editor: Session) -> Snapshot:
     )
 
 
-def restore(editor: Session, snapshot: Snapshot) -> None:
-    """Bring weights, masters, originals, statistics and counts back."""
+def restore(editor: Session, snapshot: Snapshot, out: Path | None = None, number: int = 0) -> None:
+    """Bring weights, masters, originals, state and counts back.
+
+    Args:
+        editor: Of the same modules.
+        snapshot: What to bring back.
+        out: Where it was read. A state that follows from the history there is rebuilt when a turn
+            or a save needs it, if ever; a method that routes needs it for every question.
+        number: The journal's entry that it is the version of.
+    """
     for name, target in editor.workbench.targets.items():
         master = editor.workbench.masters[name]
         master.original = snapshot.originals[target.parameter_name].to(master.original.dtype)
         master.set(snapshot.masters[target.parameter_name].to(master.parameter.device))
-    editor.method.load_state_dict(snapshot.whole_state())
-    editor.constants = snapshot.constants
+    if snapshot.state is not None:
+        editor.take_state(snapshot)
+    elif out is not None:
+        folder = out
+        editor.leave_state(lambda: rebuild(folder, number, weights=False))
+        if not editor.method.info.changes_weights:
+            editor.restore_state()
     editor.turns, editor.edits = snapshot.settings["turns"], snapshot.settings["edits"]
     editor.run = snapshot.settings.get("run")
     editor.base_name = snapshot.settings.get("base", editor.base_name)

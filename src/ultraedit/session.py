@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from ultraedit.models.memory import shapes_of
 from ultraedit.models.presets import choose_modules
 from ultraedit.models.target import targets
 from ultraedit.records import Case, Edit, Turn
+from ultraedit.storage import Snapshot
 from ultraedit.storage.constants import Constants, separate
 from ultraedit.turn import make_turn, refusing_full_memory
 from ultraedit.workbench import ModelWorkbench
@@ -119,6 +120,7 @@ class Session:
         self.pending = Pending(author, storage.parse_history(history), initial=method.state_dict())
         self.check_learned = check_learned
         self.constants = Constants()
+        self._left_on_disk: Callable[[], Snapshot] | None = None
         # Other numbers of threads round in other ways; turns go on with what the first one had.
         self.threads = torch.get_num_threads()
         self.lock = RLock()
@@ -162,6 +164,7 @@ class Session:
     def _edit(self, edits: tuple[Edit, ...]) -> Turn:
         if self._is_unedited:
             raise InputError("inside unedited() the model cannot be edited")
+        self.restore_state()
         if not edits:
             raise InputError("a turn needs at least one edit")
         began = time.perf_counter()
@@ -189,6 +192,24 @@ class Session:
     def keeps_shifts(self) -> bool:
         """Whether the shifts of a turn are needed after it."""
         return self.pending.active and self.pending.keep != 0
+
+    def leave_state(self, source: Callable[[], Snapshot]) -> None:
+        """Read the method's state from `source` as soon as a turn or a save needs it."""
+        self._left_on_disk = source
+
+    def restore_state(self) -> None:
+        """Read the method's state now, if that was put off.
+
+        Raises:
+            InputError: it is damaged, or not there any more.
+        """
+        if self._left_on_disk is not None:
+            self.take_state(self._left_on_disk())
+
+    def take_state(self, snapshot: Snapshot) -> None:
+        """Let the method go on from the state of a snapshot."""
+        self.method.load_state_dict(snapshot.whole_state())
+        self.constants, self._left_on_disk = snapshot.constants, None
 
     def without_constants(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state of the method without its constants, which are in `constants` from then on."""

@@ -22,6 +22,7 @@ def some_edits(turn, count=4):
 
 def state_of(editor):
     """Everything that an undo has to bring back, copied."""
+    editor.restore_state()
     return {
         "turns": editor.turns,
         "edits": editor.edits,

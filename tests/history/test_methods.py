@@ -174,9 +174,14 @@ def test_altered_constants_are_named(checkpoint, quick, turn_of, out):
     path = Layout(out).internal / record.name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    for action in (verify, Editor.load):
+    again = Editor.load(out)
+    for action in (lambda: verify(out), lambda: again.edit(turn_of(2)), lambda: again.save(out)):
         with pytest.raises(InputError, match=record.name):
-            action(out)
+            action()
+    # Asking needs no state.
+    assert isinstance(again.ask("paris is", 2), str)
+    path.write_bytes(content)
+    assert again.edit(turn_of(2)).index == 1
 
 
 def test_measured_again_after_all_was_undone_the_constants_are_one_file(
