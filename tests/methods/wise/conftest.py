@@ -17,7 +17,7 @@ def edits():
 @pytest.fixture
 def make(build, tokenizer):
     def make(architecture="llama", **settings):
-        settings = {"journal": False, **settings}
+        settings = {"history": "none", **settings}
         return Editor(build(architecture), tokenizer, method="wise", **settings)
 
     return make
