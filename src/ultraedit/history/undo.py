@@ -22,7 +22,7 @@ from ultraedit.history.rebuild import (
 )
 from ultraedit.linalg.shift import LowRank, Shift
 from ultraedit.linalg.threads import threads
-from ultraedit.methods.registry import method_class
+from ultraedit.methods.registry import available
 from ultraedit.storage import (
     Change,
     Entry,
@@ -142,7 +142,8 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
         head, digest = journal.head(), journal.head_digest()
         found, place = locate(journal, head, edit, turn)
         name = str(parse_manifest(head.manifest, layout.journal).settings["method"])
-        if not method_class(name).info.tells_edits_apart:
+        kind = available().get(name)
+        if kind is not None and not kind.info.tells_edits_apart:
             raise InputError(
                 f"method {name} cannot tell the edits of a turn apart; `undo --to` takes back"
                 " whole turns"
