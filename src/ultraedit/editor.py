@@ -37,8 +37,8 @@ class Editor(Session):
         """An editor of a model that transformers can load.
 
         Args:
-            model: Hub id, local folder, `demo`, or a folder that `save` wrote, which is
-                then gone on with.
+            model: Hub id, local folder, `demo`, or a folder that `save` wrote, whose
+                edits are then continued.
             dtype: float32, bfloat16 or float16; `auto` computes in the checkpoint's own, or in
                 float32 on a CPU that is faster with it, and saves in the checkpoint's own.
             device: `auto`, or a torch device.
@@ -72,7 +72,7 @@ class Editor(Session):
         return editor
 
     def settings(self) -> dict[str, Any]:
-        """What an editor needs to be told to go on as this one would."""
+        """The options with which an editor continues as this one would."""
         return saved.settings(self)
 
     def save(self, folder: str | os.PathLike[str], *, locked: bool = False) -> None:

@@ -130,7 +130,7 @@ class Turn:
         index: Number of the turn, from 0, over the editor's whole life.
         edits: The edits, in the order they were given.
         learned: Per edit, whether the edited model now gives every target token the
-            highest probability (teacher-forced); empty where the editor was told not to check.
+            highest probability (teacher-forced); empty with `check_learned=False`.
         learned_chat: The same in the chat template, where the edits are written in both forms; an
             answer that holds the target in its first sentence counts as well.
         passes: How often the method solved and applied a shift.

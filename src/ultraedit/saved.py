@@ -14,7 +14,7 @@ from ultraedit import storage
 from ultraedit.errors import InputError
 from ultraedit.history.answers import answers
 from ultraedit.history.neighbours import Neighbour, neighbours
-from ultraedit.history.rebuild import rebuild
+from ultraedit.history.rebuild import rebuild_state
 from ultraedit.history.undo import Undone, undo_edit, undo_to
 from ultraedit.methods.registry import method_class
 from ultraedit.models.frozen import QUANTISED, going_on, quantised_by
@@ -90,7 +90,9 @@ def save(editor: Session, folder: Path, locked: bool) -> None:
                 model=editor.model,
                 tokenizer=editor.tokenizer,
                 source=editor.source,
-                update=editor.pending.update(out, editor.turns, editor.edits, about(editor)),
+                update=editor.pending.update(
+                    out, editor.turns, editor.edits, about(editor), editor.replayable
+                ),
             )
         finally:
             # Interrupted after the commit it counts all the same: the lock says it is ours.
@@ -292,7 +294,7 @@ def snapshot(editor: Session) -> Snapshot:
     )
 
 
-def restore(editor: Session, snapshot: Snapshot, out: Path | None = None, number: int = 0) -> None:
+def restore(editor: Session, snapshot: Snapshot, out: Path, number: int) -> None:
     """Bring weights, masters, originals, state and counts back.
 
     Args:
@@ -307,10 +309,9 @@ def restore(editor: Session, snapshot: Snapshot, out: Path | None = None, number
         master.original = snapshot.originals[target.parameter_name].to(master.original.dtype)
         master.set(snapshot.masters[target.parameter_name].to(master.parameter.device))
     if snapshot.state is not None:
-        editor.take_state(snapshot)
-    elif out is not None:
-        folder = out
-        editor.leave_state(lambda: rebuild(folder, number, weights=False))
+        editor.load_state(snapshot.state, snapshot.constants)
+    else:
+        editor.defer_state(lambda: rebuild_state(out, number))
         if not editor.method.info.changes_weights:
             editor.restore_state()
     editor.turns, editor.edits = snapshot.settings["turns"], snapshot.settings["edits"]

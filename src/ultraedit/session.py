@@ -23,15 +23,14 @@ from ultraedit.evaluation.report import Report
 from ultraedit.history.pending import Pending
 from ultraedit.linalg.threads import threads
 from ultraedit.methods.base import Method
-from ultraedit.methods.registry import build
+from ultraedit.methods.registry import build, is_registered
 from ultraedit.models.batch_plan import TURN, plan_batch_tokens
 from ultraedit.models.frozen import FrozenPlace
 from ultraedit.models.memory import shapes_of
 from ultraedit.models.presets import choose_modules
 from ultraedit.models.target import targets
 from ultraedit.records import Case, Edit, Turn
-from ultraedit.storage import Snapshot
-from ultraedit.storage.constants import Constants, separate
+from ultraedit.storage.constants import Constants, separate, together
 from ultraedit.turn import make_turn, refusing_full_memory
 from ultraedit.workbench import ModelWorkbench
 
@@ -113,6 +112,7 @@ class Session:
             also=replace(encoder, chat=True) if self.chat == "both" else None,
         )  # fmt: skip
         self.method = method
+        self.replayable = is_registered(method)
         self.workbench.query = method.query
         # What routes sees every prompt whole.
         self.workbench.passes.split &= method.info.changes_weights
@@ -120,7 +120,7 @@ class Session:
         self.pending = Pending(author, storage.parse_history(history), initial=method.state_dict())
         self.check_learned = check_learned
         self.constants = Constants()
-        self._left_on_disk: Callable[[], Snapshot] | None = None
+        self._deferred: Callable[[], tuple[Mapping[str, Tensor], Constants]] | None = None
         # Other numbers of threads round in other ways; turns go on with what the first one had.
         self.threads = torch.get_num_threads()
         self.lock = RLock()
@@ -164,12 +164,12 @@ class Session:
     def _edit(self, edits: tuple[Edit, ...]) -> Turn:
         if self._is_unedited:
             raise InputError("inside unedited() the model cannot be edited")
-        self.restore_state()
         if not edits:
             raise InputError("a turn needs at least one edit")
         began = time.perf_counter()
         texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
         also = [self._encode_also(edit, place) for place, edit in enumerate(edits, 1)]
+        self.restore_state()
         made = make_turn(
             self.workbench, self.method, edits, texts, [text for text in also if text],
             keep_shifts=self.keeps_shifts, check_learned=self.check_learned,
@@ -193,23 +193,23 @@ class Session:
         """Whether the shifts of a turn are needed after it."""
         return self.pending.active and self.pending.keep != 0
 
-    def leave_state(self, source: Callable[[], Snapshot]) -> None:
+    def defer_state(self, source: Callable[[], tuple[Mapping[str, Tensor], Constants]]) -> None:
         """Read the method's state from `source` as soon as a turn or a save needs it."""
-        self._left_on_disk = source
+        self._deferred = source
 
     def restore_state(self) -> None:
-        """Read the method's state now, if that was put off.
+        """Read the method's state now, if that was deferred.
 
         Raises:
             InputError: it is damaged, or not there any more.
         """
-        if self._left_on_disk is not None:
-            self.take_state(self._left_on_disk())
+        if self._deferred is not None:
+            self.load_state(*self._deferred())
 
-    def take_state(self, snapshot: Snapshot) -> None:
-        """Let the method go on from the state of a snapshot."""
-        self.method.load_state_dict(snapshot.whole_state())
-        self.constants, self._left_on_disk = snapshot.constants, None
+    def load_state(self, state: Mapping[str, Tensor], constants: Constants) -> None:
+        """Let the method go on from a state; `state` lacks its constants."""
+        self.method.load_state_dict(together(state, constants))
+        self.constants, self._deferred = constants, None
 
     def without_constants(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state of the method without its constants, which are in `constants` from then on."""

@@ -139,6 +139,7 @@ def test_what_cannot_be_gone_on_with_is_said_before_the_first_turn(run_here, fac
     for options, words in (
         (["--dtype", "bfloat16"], "edited in float32"),
         (["--author", "\udcff"], "author"),
+        (["--no-journal", "--history", "full"], "contradicts --history full"),
     ):
         done = run_here("edit", out, facts, "-o", out, *options)
         assert done.returncode == 2, options

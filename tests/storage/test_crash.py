@@ -23,9 +23,9 @@ from ultraedit.storage import (
     now,
     open_journal,
     read,
-    write,
 )
 from ultraedit.storage.atomic import Measured
+from unrecorded import write
 
 CHANGES = ("replace", "rename", "link", "unlink", "remove", "rmdir", "mkdir", "fsync")
 

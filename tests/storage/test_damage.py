@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ultraedit.errors import InputError
-from ultraedit.storage import is_edited_model, read, read_settings, write
+from ultraedit.storage import is_edited_model, read, read_settings
 from ultraedit.storage.manifest import FileRecord
+from unrecorded import write
 
 FILES = [
     "model-edited.safetensors",

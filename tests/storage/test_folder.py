@@ -6,8 +6,9 @@ import torch
 from safetensors import safe_open
 
 from ultraedit.errors import InputError, UltraEditError
-from ultraedit.storage import Snapshot, is_edited_model, read, read_settings, write
+from ultraedit.storage import Snapshot, is_edited_model, read, read_settings
 from ultraedit.storage.bits import same_bits
+from unrecorded import gap, write
 
 
 @pytest.fixture(params=["float32", "bfloat16", "float16"])
@@ -208,8 +209,9 @@ def test_edits_of_another_model_or_of_other_modules_are_not_overwritten(
     write(out, snapshot, model=model, tokenizer=tokenizer, source=None)
     other = build("llama", seed=1)
     for names, wrong in ((modules["llama"], other), (modules["llama"][:1], model)):
+        turn = session(wrong, names).turn()
         with pytest.raises(InputError, match="out holds edits of other modules or of another"):
-            write(out, session(wrong, names).turn(), model=wrong, tokenizer=tokenizer, source=None)
+            write(out, turn, model=wrong, tokenizer=tokenizer, source=None, update=gap(turn))
         assert_same_snapshot(read(out), snapshot)
 
 

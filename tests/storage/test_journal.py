@@ -25,12 +25,12 @@ from ultraedit.storage import (
     read_snapshot,
     rebuildable,
     settle,
-    write,
 )
 from ultraedit.storage import (
     journal as journal_module,
 )
 from ultraedit.storage.retention import parse_history, pruned
+from unrecorded import write
 
 PROMPT = "Who wrote „Faust“? 浮士德"
 

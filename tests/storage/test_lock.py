@@ -5,7 +5,8 @@ from contextlib import ExitStack
 import pytest
 
 from ultraedit.errors import InputError, UltraEditError
-from ultraedit.storage import lock, write
+from ultraedit.storage import lock
+from unrecorded import write
 
 HOLDER = """
 import sys

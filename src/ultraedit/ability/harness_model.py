@@ -1,4 +1,4 @@
-"""A model as the harness asks it, telling of every answer instead of drawing bars."""
+"""The harness's model class, which reports every answer to a progress function."""
 
 from __future__ import annotations
 

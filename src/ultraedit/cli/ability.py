@@ -82,13 +82,16 @@ def ability(
         # Tasks first: a wrong name should not cost the loading of a model.
         harness = open_harness(tasks.split(","), data=data, shots=shots, progress=bar)
         with bar("loading the model", None):
-            pair = open_with_base(out, base, dtype=dtype, device=device, device_map=device_map)
+            opened = open_with_base(out, base, dtype=dtype, device=device, device_map=device_map)
         beside = Beside(
-            lambda: pair.workbench.model, pair.workbench.tokenizer, pair.unedited, pair.routes
+            lambda: opened.workbench.model,
+            opened.workbench.tokenizer,
+            opened.unedited,
+            opened.routes,
         )
         report = measure(beside, harness, limit=limit, chat=chat, batch_size=size, progress=bar)
     if as_json:
-        return print_json({"model": out, "base": pair.base, "limit": limit, **report.to_dict()})
+        return print_json({"model": out, "base": opened.base, "limit": limit, **report.to_dict()})
     show(*_shown(report))
     return None
 

@@ -76,7 +76,8 @@ class ModelVersion:
         if self.is_edited:
             editor = Editor.load(Path(self.folder), **place)
             if self.turn is not None:
-                saved.restore(editor, rebuild(Path(self.folder), self.turn))
+                folder = Path(self.folder)
+                saved.restore(editor, rebuild(folder, self.turn), folder, self.turn)
             return editor.workbench
         model, tokenizer = load(self.folder, **place)
         return ModelWorkbench(

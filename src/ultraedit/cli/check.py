@@ -45,10 +45,10 @@ def check(
         trust_code(out)
     if not Path(out).is_dir() and out != "demo":
         raise InputError(f"{out} is no folder; `check` reads an edited model")
-    pair = open_with_base(out, base, dtype=dtype, device=device, device_map=device_map)
-    if pair.unedited is None:
+    opened = open_with_base(out, base, dtype=dtype, device=device, device_map=device_map)
+    if opened.unedited is None:
         raise InputError(f"{out} is no edited model; name the unedited one with --base")
-    result = agreement(pair.workbench, read_probes(probes, limit=limit), unedited=pair.unedited)
+    result = agreement(opened.workbench, read_probes(probes, limit=limit), unedited=opened.unedited)
     passed = result.share >= min_agreement
     if as_json:
         print_json(

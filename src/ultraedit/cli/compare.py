@@ -201,7 +201,7 @@ class _Bars:
 
 @contextmanager
 def _watched(edits: int, as_json: bool) -> Iterator[Callable[[Event], None]]:
-    """Yields what is to be told of events: bars of a run, and a line when it has ended."""
+    """Yields a handler of events: it draws a run's progress bars, and prints a line at its end."""
     from ultraedit.cli.console import note
 
     with ExitStack() as stack:

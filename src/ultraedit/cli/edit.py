@@ -107,9 +107,9 @@ def edit(
         str | None,
         typer.Option(help="Turns that can be undone: full, a number, or none. (default: full)"),
     ] = None,
-    journal: Annotated[
-        bool | None, typer.Option(help="--no-journal is --history none.", hidden=True)
-    ] = None,
+    no_journal: Annotated[
+        bool, typer.Option("--no-journal", help="The same as --history none.", hidden=True)
+    ] = False,
     author: Author = None,
     dry_run: Annotated[
         bool,
@@ -150,12 +150,14 @@ def edit(
     if remote_code:
         trust_code(model)
     step = _number(lr)
+    if no_journal and history not in (None, "none"):
+        raise InputError(f"--no-journal is --history none, and contradicts --history {history}")
     source = _source(model, out, resume)
     own = settings_of(
         settings, {*signature(Editor).parameters, *signature(Editor.from_pretrained).parameters}
     )
     given: dict[str, Any] = {
-        "history": "none" if journal is False else history, "author": author, "system": system,
+        "history": "none" if no_journal else history, "author": author, "system": system,
         "template": settings_of(template, (), "--template") if template else None,
     }  # fmt: skip
     with ExitStack() as stack:
@@ -261,7 +263,7 @@ def edit(
 
 
 def _source(model: str, out: Path | None, resume: bool) -> str:
-    """What to load: the model, or the edited model that is to be gone on with.
+    """What to load: the model, or the edited model in `out` that a resumed run continues.
 
     Raises:
         InputError: `out` may not be written to, or there is nothing to resume in.

@@ -72,7 +72,9 @@ def evaluate(
     quiet_libraries()
     if remote_code:
         trust_code(model)
-    pair = open_with_base(model, base, chat=chat, dtype=dtype, device=device, device_map=device_map)
+    opened = open_with_base(
+        model, base, chat=chat, dtype=dtype, device=device, device_map=device_map
+    )
     cases: Iterable[Case] = read_cases(file, limit=limit)
     if sample is not None:
         cases = draw(cases, sample)
@@ -85,16 +87,16 @@ def evaluate(
             advance(1)
 
         report = run(
-            pair.workbench,
+            opened.workbench,
             cases,
-            unedited=pair.unedited,
+            unedited=opened.unedited,
             generate=generate,
             text=text,
             keep_cases=False,
             on_case=each,
         )
     if as_json:
-        return print_json({"model": model, "base": pair.base, "file": file, **report.to_dict()})
+        return print_json({"model": model, "base": opened.base, "file": file, **report.to_dict()})
     show(report_table(report))
     return None
 

@@ -155,7 +155,7 @@ def written_result(source: str, written: Any) -> dict[str, Any]:
 
 
 def written_line(written: Any) -> str:
-    """What people are told of a plain checkpoint."""
+    """The lines to print about a plain checkpoint."""
     from ultraedit.models.memory import readable
 
     return (

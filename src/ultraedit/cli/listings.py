@@ -24,7 +24,7 @@ def methods(as_json: Json = False) -> None:
     ]
     if as_json:
         return print_json(rows)
-    table = _table("method", "what it does", "source", "needs", "undo", "leaves as")
+    table = _table("method", "what it does", "source", "needs", "undo", "exports")
     for row in rows:
         needs = [what for what in ("subject", "training") if row[f"needs_{what}"]]
         table.add_row(

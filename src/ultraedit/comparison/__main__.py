@@ -31,7 +31,7 @@ class Voice:
         self.unheard = False
 
     def on_progress(self, what: str, count: int, total: int | None = None) -> None:
-        """As `telling.RunProgress` says."""
+        """See `progress.RunProgress`."""
         self._say({"what": what, "count": count, "total": total})
 
     def fail(self, reason: str) -> None:

@@ -64,7 +64,7 @@ def compare(
     Every run is a process of its own. Tables and picture are written after each of them.
 
     Args:
-        folder: From `folder.held`; what is there is gone on with.
+        folder: From `folder.held`; a comparison that is there is continued.
         plan: From `prepare.prepare`.
         command: What the caller was called with, for the page.
         save_seconds: Seconds of editing from one save to the next; a crash loses these.

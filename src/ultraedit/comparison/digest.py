@@ -1,4 +1,4 @@
-"""A digest of cases, by which one file's content is told from another's."""
+"""A digest of cases: it differs wherever the content of two files differs."""
 
 from __future__ import annotations
 

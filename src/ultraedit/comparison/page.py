@@ -73,7 +73,7 @@ def _facts(comparison: Comparison) -> str:
 
 
 def _options(plan: Plan) -> Iterator[str]:
-    """What all runs were told."""
+    """Options that all runs share."""
     for name, value in asdict(plan.options).items():
         word = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):

@@ -20,7 +20,7 @@ _NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 class RecordError(InputError):
-    """Something wrong with one record, told by those who know neither its number nor its file.
+    """Something wrong with one record, raised where neither its number nor its file is known.
 
     Args:
         message: What is wrong.

@@ -40,7 +40,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns text into token ids the way one editor was told to.
+    """Turns text into token ids, with the options of one editor.
 
     Args:
         tokenizer: Any Hugging Face tokenizer.

@@ -34,9 +34,7 @@ def this_user() -> str:
 
 
 class Moment:
-    """A state of the editor, told from every other; turns are not enough, since undos bring
-    their number back.
-    """
+    """Identifies one state of the editor. The number of turns does not: an undo brings it back."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,9 @@ class Pending:
         self._bytes += _size(change)
         self._forget()
 
-    def update(self, folder: Path, turns: int, edits: int, about: Mapping[str, Any]) -> Update:
+    def update(
+        self, folder: Path, turns: int, edits: int, about: Mapping[str, Any], replayable: bool
+    ) -> Update:
         """What saving into `folder` adds to its journal.
 
         Args:
@@ -135,6 +135,7 @@ class Pending:
             turns: Turns in effect now.
             edits: Edits in effect now.
             about: For the start of a new journal.
+            replayable: See `Update`.
         """
         before = self.recorded.get(folder) if _has_journal(folder) else None
         inherit = None
@@ -157,7 +158,7 @@ class Pending:
             snapshot_every=self.snapshot_every,
             follows=before.digest if before else None,
             inherit=inherit,
-            replayable=True,
+            replayable=replayable,
         )
 
     def saved(self, folder: Path, digest: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from ultraedit.storage import (
     read_tensors,
     rebuildable,
 )
-from ultraedit.storage.constants import REFERENCE, read_constants, separate, together
+from ultraedit.storage.constants import REFERENCE, Constants, read_constants, separate, together
 
 
 def current(out: Path) -> Snapshot:
@@ -42,51 +43,81 @@ def current(out: Path) -> Snapshot:
         return snapshot
     with open_journal(out) as journal:
         number = journal.head().number
-    rebuilt = rebuild(out, number, weights=False)
-    return replace(snapshot, state=rebuilt.state, constants=rebuilt.constants)
+    state, constants = rebuild_state(out, number)
+    return replace(snapshot, state=state, constants=constants)
 
 
-def rebuild(out: Path, number: int, weights: bool = True) -> Snapshot:
+def rebuild(out: Path, number: int) -> Snapshot:
     """The weights, statistics and settings that `out` had after an entry.
 
     Subtracting later shifts would not be exact in floating point; adding the same ones to
     the same weights, on the same kind of device with as many threads, is.
 
-    Args:
-        out: The edited model.
-        number: Of the entry.
-        weights: False leaves the weights at those of the snapshot before it.
-
     Raises:
         InputError: there is no such entry, or what it is rebuilt from is not kept, or was
             altered.
     """
+    found = _follow(out, number, weights=True)
+    last = found.entry
+    return Snapshot(
+        served=served(found.masters, found.originals),
+        masters=found.masters,
+        originals=found.originals,
+        state=found.state,
+        settings={
+            **found.settings, "turns": last.turns, "edits": last.edits, "run": last.run
+        },
+        version=last.turns,
+        constants=found.constants,
+    )  # fmt: skip
+
+
+def rebuild_state(out: Path, number: int) -> tuple[dict[str, Tensor], Constants]:
+    """The method's state alone, less its constants, and these; raises as `rebuild` does."""
+    found = _follow(out, number, weights=False)
+    return found.state, found.constants
+
+
+@dataclass(frozen=True, eq=False)
+class _Followed:
+    """What `out` had after an entry; no weights where they were not asked for."""
+
+    entry: Entry
+    settings: Mapping[str, Any]
+    originals: dict[str, Tensor]
+    masters: dict[str, Tensor]
+    state: dict[str, Tensor]
+    constants: Constants
+
+
+def _follow(out: Path, number: int, weights: bool) -> _Followed:
+    """Replay the entries from the last snapshot on; every file is read once."""
     layout = Layout(out)
     with open_journal(out) as journal:
         head = journal.head()
         check_rebuildable(journal, head, number)
         manifest = parse_manifest(head.manifest, layout.journal)
-        originals = read_tensors(manifest.originals.check(layout.internal))
         start = max(s for s in head.snapshots if s <= number)
-        beginning = journal.entry(start)
-        if beginning.snapshot is None:
+        last = journal.entry(start)
+        if last.snapshot is None:
             raise InputError(f"{layout.journal} names no snapshot for entry {start}")
-        masters, state = read_snapshot(layout.history, beginning.snapshot)
-        if not masters:
-            masters = {name: weight.float() for name, weight in originals.items()}
-        settings = dict(manifest.settings)
+        masters, state = read_snapshot(layout.history, last.snapshot)
+        originals: dict[str, Tensor] = {}
+        if weights:
+            originals = read_tensors(manifest.originals.check(layout.internal))
+            masters = masters or {name: weight.float() for name, weight in originals.items()}
+        settings = manifest.settings
         method = method_class(settings["method"]).with_settings(settings["method_settings"])
         constants = read_constants(layout.internal, manifest.constants, state)
         method.load_state_dict(together(state, constants))
-        last = beginning
         with threads(settings["threads"]):
-            for entry in journal.entries(start + 1, number):
-                assert entry.factors is not None
-                passes, record = read_factors(layout.history, entry.factors)
+            for last in journal.entries(start + 1, number):
+                assert last.factors is not None
+                passes, record = read_factors(layout.history, last.factors)
                 for shifts in passes if weights else ():
-                    masters = apply_shifts(masters, shifts, head, entry.device)
-                if entry.kind == "turn":
-                    there = _place(entry.device)
+                    masters = apply_shifts(masters, shifts, head, last.device)
+                if last.kind == "turn":
+                    there = _place(last.device)
                     if REFERENCE in record:
                         constants = read_constants(layout.internal, manifest.constants, record)
                         record = together(record, constants)
@@ -94,18 +125,8 @@ def rebuild(out: Path, number: int, weights: bool = True) -> Snapshot:
                         {name: tensor.to(there) for name, tensor in record.items()},
                         [{name: one.to(there) for name, one in some.items()} for some in passes],
                     )
-                last = entry
     state, constants = separate(method.state_dict(), method.is_constant, constants)
-    settings |= {"turns": last.turns, "edits": last.edits, "run": last.run}
-    return Snapshot(
-        served=served(masters, originals),
-        masters=masters,
-        originals=originals,
-        state=state,
-        settings=settings,
-        version=last.turns,
-        constants=constants,
-    )
+    return _Followed(last, settings, originals, masters if weights else {}, state, constants)
 
 
 def apply_shifts(

@@ -1,4 +1,4 @@
-"""A file of edits, written turn by turn and saved as it goes, so that it can be gone on with."""
+"""A file of edits, written turn by turn and saved as it goes, so that it can be resumed."""
 
 from __future__ import annotations
 

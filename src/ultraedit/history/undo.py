@@ -109,12 +109,13 @@ def undo_to(out: Path, number: int, author: str | None = None) -> Undone:
     if number == 0:
         exact = True
     elif then.written is not None:
+        made = checksums(read_manifest(out))
         # A state that follows from the history has no file.
-        made, wanted = checksums(read_manifest(out)), dict(then.written)
-        if "state" not in made or "state" not in wanted:
-            made.pop("state", None)
-            wanted.pop("state", None)
-        exact = made == wanted
+        exact = all(
+            made.get(what) == sha256
+            for what, sha256 in then.written.items()
+            if what in made or what != "state"
+        )
     return Undone(head.number + 1, number, then.turns, then.edits, exact)
 
 
@@ -216,6 +217,6 @@ def _write(out: Path, snapshot: Snapshot, head: Head, digest: str, change: Chang
         head.keep,
         head.snapshot_every,
         digest,
-        replayable=True,
+        replayable=str(snapshot.settings["method"]) in available(),
     )
     write(out, snapshot, model=None, tokenizer=None, source=None, update=update)

@@ -142,7 +142,7 @@ class Workbench(Protocol):
         ...
 
     def progress(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """Gives a function to be told of every step of something that takes long."""
+        """Progress of something slow: yields a function to call after every step."""
         ...
 
     def unedited(self) -> AbstractContextManager[None]:

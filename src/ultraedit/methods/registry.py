@@ -43,6 +43,11 @@ def method_class(name: str) -> type[Method]:
     return found[name]
 
 
+def is_registered(method: Method) -> bool:
+    """Whether another process finds the method by its name."""
+    return available().get(method.info.name) is type(method)
+
+
 def build(name: str, lr: float | str, settings: Mapping[str, Any]) -> Method:
     """The method called `name` with its settings.
 

@@ -16,7 +16,7 @@ from ultraedit.forward.prefix import PREFIX_BYTES, Prefix
 
 Role = Literal["input", "output"]
 
-# Only attention is told where it is in the text or what it may look at.
+# Only attention gets position ids or a mask.
 _ATTENTION_ARGUMENTS = {
     "attention_mask",
     "position_embeddings",

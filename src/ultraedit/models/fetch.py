@@ -33,7 +33,7 @@ def fetch(name: str, tell: Tell, wheels: Path | None = None) -> Path:
 
     Args:
         name: One of `SOURCES`.
-        tell: Is told what is done.
+        tell: Called with a line for every step.
         wheels: A folder of wheels that are used instead of the package index.
 
     Raises:

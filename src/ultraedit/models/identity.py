@@ -1,4 +1,4 @@
-"""A digest of a loaded model's values: what was measured of it can be told from another's."""
+"""A digest of a loaded model's values, under which its measurements are cached."""
 
 from __future__ import annotations
 

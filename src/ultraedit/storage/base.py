@@ -109,10 +109,9 @@ def lay_shards(layout: Layout, checkpoint: Checkpoint, edited: Collection[str]) 
         for path, header in checkpoint.headers.items()
     }
     paths = [path for path in checkpoint.headers if kept[path]]
-    prefix = layout.free_base()
     sizes = {}
     for number, path in enumerate(paths, start=1):
-        target = layout.out / f"{prefix}-{number:05d}-of-{len(paths):05d}.safetensors"
+        target = layout.out / f"model-base-{number:05d}-of-{len(paths):05d}.safetensors"
         drop = checkpoint.headers[path].tensors.keys() - kept[path]
         if drop:
             _copy_rest(path, drop, target)

@@ -39,9 +39,11 @@ class Update:
         about: The base's identity and the weights' names, for the start of a new journal.
         keep: How many entries can be undone: `KEEP_ALL`, a number, or 0.
         snapshot_every: Entries from one snapshot to the next.
-        follows: `Journal.head_digest` of the state that was gone on from; None for none.
-        inherit: The folder whose journal is to be gone on with in a new one.
-        replayable: Whether the method's state after the changes follows from the history.
+        follows: `Journal.head_digest` of the version that the editor was loaded from or saved last;
+            None for none.
+        inherit: The folder whose journal a new folder continues.
+        replayable: Whether the method is found by its name, so that its state after the changes
+            follows from the history.
     """
 
     changes: Sequence[Change]
@@ -53,16 +55,6 @@ class Update:
     follows: str | None = None
     inherit: Path | None = None
     replayable: bool = False
-
-    @staticmethod
-    def unrecorded(journal: Path, turns: int) -> Update:
-        """An update that says no more than that the model changed, and keeps no history."""
-        follows = None
-        if journal.exists():
-            with Journal(journal) as opened:
-                follows = opened.head_digest()
-        change = Change(Entry("gap", now(), "", turns, 0), None, None)
-        return Update([change], "", {}, {}, keep=0, follows=follows)
 
     @property
     def keeps_state(self) -> bool:

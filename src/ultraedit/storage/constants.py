@@ -19,8 +19,8 @@ from ultraedit.storage.bits import as_bytes
 from ultraedit.storage.filerecord import FileRecord
 from ultraedit.storage.shards import read_tensors
 
-# The key under which a state holds the name of its constants' file, as uint8.
-REFERENCE = "constants"
+# The key under which a state holds the name of its constants' file, as uint8. No method has it.
+REFERENCE = "__constants__"
 
 
 @dataclass(frozen=True, eq=False)

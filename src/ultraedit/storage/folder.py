@@ -33,7 +33,7 @@ def write(
     model: PreTrainedModel | None,
     tokenizer: PreTrainedTokenizerBase | None,
     source: str | Path | None,
-    update: Update | None = None,
+    update: Update,
 ) -> None:
     """Write a version of an edited model into `out`.
 
@@ -48,8 +48,7 @@ def write(
             safetensors. None will do for a further version of the same weights.
         tokenizer: Its tokenizer, or None likewise.
         source: The local folder the model was loaded from, itself an edited model or not.
-        update: What the journal is to say of it; None for no more than that there is a change,
-            without any history.
+        update: What the journal is to say of it.
 
     Raises:
         InputError: `out` is something else, or holds edits of another model.
@@ -62,8 +61,7 @@ def write(
         layout = Layout(out)
         previous = read_manifest(out) if is_edited_model(out) else None
         # Whoever goes on from the journal's head has read the originals from here.
-        goes_on = update is not None and update.follows is not None and layout.journal.exists()
-        update = update or Update.unrecorded(layout.journal, snapshot.version)
+        goes_on = update.follows is not None and layout.journal.exists()
         turn_only = previous is not None and _same_base(layout, previous, snapshot, goes_on)
         if previous is not None and not turn_only:
             raise InputError(

@@ -125,15 +125,6 @@ class Layout:
                 return tag
         raise AssertionError("count() has no end")
 
-    def free_base(self) -> str:
-        """A beginning for the names of new base shards beside the ones in use."""
-        taken = [path.name for path in self.own_files()]
-        for attempt in count(1):
-            prefix = "model-base" + (str(attempt) if attempt > 1 else "")
-            if not any(name.startswith(f"{prefix}-") for name in taken):
-                return prefix
-        raise AssertionError("count() has no end")
-
     def free_edited(self) -> str:
         """A name for an edited shard beside the ones in use."""
         for attempt in count(1):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ultraedit.storage.bits import same_bits
-from ultraedit.storage.constants import Constants, together
+from ultraedit.storage.constants import Constants
 
 
 # Compared by identity: a field-wise == would ask tensors for one truth value.
@@ -51,16 +51,6 @@ class Snapshot:
                 raise ValueError(f"the original of {name} must have its dtype and shape")
         if self.version < 0:
             raise ValueError("version counts turns and cannot be negative")
-
-    def whole_state(self) -> dict[str, Tensor]:
-        """The method's state, constants included.
-
-        Raises:
-            ValueError: it is not stored as such.
-        """
-        if self.state is None:
-            raise ValueError("the state has to be rebuilt from the history")
-        return together(self.state, self.constants)
 
     def separate_masters(self) -> dict[str, Tensor]:
         """The masters that are not, bit for bit, the served weights themselves."""

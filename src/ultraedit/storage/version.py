@@ -78,7 +78,7 @@ def draft_all(
     source: Path | None,
     update: Update,
 ) -> Draft:
-    """A first version, or one that edits other weights than the version before."""
+    """A first version."""
     if model is None or tokenizer is None:
         raise ValueError("a first version needs the model and the tokenizer")
     scratch, staged = layout.out / f"{TEMPORARY}model", layout.out / f"{TEMPORARY}config"
@@ -95,12 +95,11 @@ def draft_all(
         save_tokenizer(staged, tokenizer)
     if snapshot.settings.get("routed"):
         write_warning(staged, str(snapshot.settings["method"]))
-    path = layout.internal / "originals.safetensors"
-    if path.exists():
-        path = path.with_name(f"originals-{layout.free_tag(snapshot.version)}.safetensors")
-    originals = write_record(path, snapshot.originals)
+    originals = write_record(layout.internal / "originals.safetensors", snapshot.originals)
     known = _inherited_constants(layout, update)
-    return _draft(layout, snapshot, base, layout.free_edited(), originals, staged, update, known)
+    return _draft(
+        layout, snapshot, base, "model-edited.safetensors", originals, staged, update, known
+    )
 
 
 def _other_dtype(source: Path, stored: torch.dtype, base: Base) -> str | None:

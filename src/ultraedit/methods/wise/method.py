@@ -52,7 +52,7 @@ class WiseConfig:
         merge: Kept shards that are merged into one side memory.
         density: Of a shard's entries that stay where it is merged.
         enough: The loss at which training ends.
-        text: A text file that edits are told from, instead of what the model says by itself.
+        text: A text file to contrast edits with, instead of text that the model generates.
     """
 
     lr: float | str = "auto"
