@@ -136,17 +136,6 @@ def generator(request):
 
 
 @pytest.fixture(autouse=True)
-def published_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One pass, one rule for modules: what all methods share is tested with the simplest.
-
-    The recommended one has tests of its own, in which it names itself or is asked for as
-    `DEFAULT`; a little of the text that it draws before its first turn will do there.
-    """
-    monkeypatch.setattr("ultraedit.methods.registry.DEFAULT", "ultraedit")
-    monkeypatch.setattr("ultraedit.methods.anchored.defaults.anchor_texts", lambda widest: 48)
-
-
-@pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """What is measured of a model is kept for one test, and nowhere near the user's."""
     monkeypatch.setenv("ULTRAEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))

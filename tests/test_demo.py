@@ -16,7 +16,7 @@ from ultraedit.demo import CASES_FILE, FACTS_FILE, MODEL_FOLDER
 @pytest.fixture(scope="module")
 def editor():
     quiet_libraries()
-    return Editor.from_pretrained("demo", device="cpu")
+    return Editor.from_pretrained("demo", device="cpu", method="ultraedit")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_cases_are_counterfactual_and_their_probes_apart(cases):
 
 
 def test_a_hot_fix(cases):
-    editor = Editor.from_pretrained("demo", device="cpu")
+    editor = Editor.from_pretrained("demo", device="cpu", method="ultraedit")
     case = cases[0]
     before = editor.ask(case.edit.prompt)
     assert before != case.edit.target

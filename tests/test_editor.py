@@ -29,7 +29,7 @@ def checkpoint(build, architecture, tokenizer, tmp_path):
 
 def test_edit_save_load_go_on(checkpoint, tmp_path):
     """On every architecture: the folder is a plain checkpoint, and an editor can go on."""
-    editor = Editor.from_pretrained(checkpoint, device="cpu")
+    editor = Editor.from_pretrained(checkpoint, device="cpu", method="ultraedit")
     turn = editor.edit(EDITS[:2])
     assert (turn.index, len(turn.learned), turn.passes) == (0, 2, 1)
     editor.save(tmp_path / "out")
@@ -49,7 +49,9 @@ def test_edit_save_load_go_on(checkpoint, tmp_path):
 def test_half_checkpoints_keep_their_masters(build, tokenizer, tmp_path, dtype):
     build("llama").to(getattr(torch, dtype)).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    editor = Editor.from_pretrained(tmp_path / "base", device="cpu", dtype=dtype)
+    editor = Editor.from_pretrained(
+        tmp_path / "base", device="cpu", dtype=dtype, method="ultraedit"
+    )
     assert str(editor.model.dtype) == f"torch.{dtype}"
     editor.edit(EDITS)
     editor.save(tmp_path / "out")
@@ -66,7 +68,7 @@ def test_sharded_checkpoints(build, tokenizer, tmp_path):
     model.save_pretrained(tmp_path / "base", max_shard_size="40KB")
     tokenizer.save_pretrained(tmp_path / "base")
     assert len(list((tmp_path / "base").glob("*.safetensors"))) > 2
-    editor = Editor.from_pretrained(tmp_path / "base", device="cpu")
+    editor = Editor.from_pretrained(tmp_path / "base", device="cpu", method="ultraedit")
     editor.edit(EDITS)
     editor.save(tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -76,7 +78,7 @@ def test_sharded_checkpoints(build, tokenizer, tmp_path):
 
 def test_objects_the_caller_has(build, tokenizer, tmp_path):
     model = build("qwen3", tie_word_embeddings=True)
-    editor = Editor(model, tokenizer)
+    editor = Editor(model, tokenizer, method="ultraedit")
     assert editor.model is model
     editor.edit(EDITS)
     editor.save(tmp_path / "out")
@@ -87,8 +89,8 @@ def test_objects_the_caller_has(build, tokenizer, tmp_path):
 
 def test_device_map(checkpoint):
     pytest.importorskip("accelerate")
-    mapped = Editor.from_pretrained(checkpoint, device_map="auto")
-    plain = Editor.from_pretrained(checkpoint, device="cpu")
+    mapped = Editor.from_pretrained(checkpoint, device_map="auto", method="ultraedit")
+    plain = Editor.from_pretrained(checkpoint, device="cpu", method="ultraedit")
     for editor in (mapped, plain):
         editor.edit(EDITS)
     left, right = masters(mapped), masters(plain)
@@ -104,26 +106,30 @@ def test_an_edited_module_on_disk_is_refused_and_frozen_ones_are_not(build, toke
               "lm_head": "cpu", "model.layers.0": "disk", "model.layers.1": "cpu",
               "model.layers.2": "cpu", "model.layers.3": "cpu"}  # fmt: skip
     options = {"device_map": places, "modules": ["model.layers.2.mlp.down_proj"], "lr": 0.01}
-    editor = Editor.from_pretrained(tmp_path / "base", **options)
+    editor = Editor.from_pretrained(tmp_path / "base", **{"method": "ultraedit", **options})
     plain = Editor.from_pretrained(
-        tmp_path / "base", modules=options["modules"], lr=0.01, device="cpu"
+        tmp_path / "base",
+        modules=options["modules"],
+        lr=0.01,
+        device="cpu",
+        method="ultraedit",
     )
     for one in (editor, plain):
         one.edit(EDITS)
     torch.testing.assert_close(*(next(iter(masters(e).values())) for e in (editor, plain)))
     options["modules"] = ["model.layers.0.mlp.down_proj"]
     with pytest.raises(UnsupportedModelError, match=r"layers\.0\.mlp\.down_proj is offloaded"):
-        Editor.from_pretrained(tmp_path / "base", **options)
+        Editor.from_pretrained(tmp_path / "base", **{"method": "ultraedit", **options})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda(checkpoint):
-    editor = Editor.from_pretrained(checkpoint, device="cuda")
+    editor = Editor.from_pretrained(checkpoint, device="cuda", method="ultraedit")
     assert all(editor.edit(EDITS).learned)
 
 
 def test_unedited_is_the_original_bit_for_bit_and_back(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer)
+    editor = Editor(build("llama"), tokenizer, method="ultraedit")
     original = masters(editor)
     editor.edit(EDITS)
     edited = masters(editor)
@@ -139,7 +145,7 @@ def test_unedited_is_the_original_bit_for_bit_and_back(build, tokenizer):
 
 
 def test_ask_answers_as_the_model_is_now(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer)
+    editor = Editor(build("llama"), tokenizer, method="ultraedit")
     editor.edit([Edit("who plays jazz", "paris")])
     assert editor.ask("who plays jazz") == "paris"
     with editor.unedited():
@@ -147,7 +153,7 @@ def test_ask_answers_as_the_model_is_now(build, tokenizer):
 
 
 def test_turns_of_any_size(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer, lr=0.01)
+    editor = Editor(build("llama"), tokenizer, lr=0.01, method="ultraedit")
     sizes = [1, 3, 2, 1]
     turns = [editor.edit(EDITS[:size]) for size in sizes]
     assert [turn.index for turn in turns] == [0, 1, 2, 3]
@@ -156,7 +162,7 @@ def test_turns_of_any_size(build, tokenizer):
 
 
 def test_an_edit_repeated_in_a_turn_and_over_turns_stays_finite(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer)
+    editor = Editor(build("llama"), tokenizer, method="ultraedit")
     assert all(editor.edit([EDITS[0]] * 3).learned)
     for _ in range(10):
         editor.edit([EDITS[0]] * 3)
@@ -165,7 +171,7 @@ def test_an_edit_repeated_in_a_turn_and_over_turns_stays_finite(build, tokenizer
 
 
 def test_nothing_happens_if_one_edit_is_wrong(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer)
+    editor = Editor(build("llama"), tokenizer, method="ultraedit")
     before = masters(editor)
     for wrong, message in [
         (Edit("who " * 99, "paris", id="long"), "edit long is .* tokens long; the model reads 64"),
@@ -189,7 +195,7 @@ def test_empty_or_odd_edits_are_refused_at_once(arguments):
 
 
 def test_a_step_that_overflows_is_refused(build, tokenizer):
-    editor = Editor(build("llama").to(torch.float16), tokenizer, lr=1e9)
+    editor = Editor(build("llama").to(torch.float16), tokenizer, lr=1e9, method="ultraedit")
     before = masters(editor)
     with pytest.raises(TurnRefusedError):
         editor.edit(EDITS)
@@ -198,7 +204,9 @@ def test_a_step_that_overflows_is_refused(build, tokenizer):
 
 
 def test_another_editors_folder_is_not_overwritten(build, tokenizer, tmp_path):
-    first, second = (Editor(build("llama"), tokenizer, lr=0.01) for _ in range(2))
+    first, second = (
+        Editor(build("llama"), tokenizer, lr=0.01, method="ultraedit") for _ in range(2)
+    )
     first.edit(EDITS)
     first.save(tmp_path / "out")
     second.edit(EDITS[:1])
@@ -211,7 +219,7 @@ def test_another_editors_folder_is_not_overwritten(build, tokenizer, tmp_path):
 
 def test_an_interrupt_on_the_way_to_unedited_brings_the_edits_back(build, tokenizer, monkeypatch):
     modules = [f"model.layers.{block}.mlp.down_proj" for block in (1, 2)]
-    editor = Editor(build("llama"), tokenizer, lr=0.01, modules=modules)
+    editor = Editor(build("llama"), tokenizer, lr=0.01, modules=modules, method="ultraedit")
     editor.edit(EDITS)
     edited = masters(editor)
 
@@ -231,7 +239,7 @@ def test_an_interrupt_on_the_way_to_unedited_brings_the_edits_back(build, tokeni
 
 
 def test_prompts_near_the_models_length(build, tokenizer, tmp_path):
-    editor = Editor(build("gpt2", n_positions=24), tokenizer, lr=0.01)
+    editor = Editor(build("gpt2", n_positions=24), tokenizer, lr=0.01, method="ultraedit")
     prompt = "jazz " * 19
     editor.ask(prompt)
     case = Case(EDITS[0], (Probe("locality", prompt, "city"),))
@@ -243,7 +251,7 @@ def test_prompts_near_the_models_length(build, tokenizer, tmp_path):
 
 
 def test_a_full_device_refuses_the_turn(build, tokenizer, monkeypatch):
-    editor = Editor(build("llama"), tokenizer, lr=0.01)
+    editor = Editor(build("llama"), tokenizer, lr=0.01, method="ultraedit")
     before = masters(editor)
 
     def full(texts):
@@ -258,14 +266,19 @@ def test_a_full_device_refuses_the_turn(build, tokenizer, monkeypatch):
 
 
 def test_options_that_contradict_the_saved_editor_are_refused(build, tokenizer, tmp_path):
-    editor = Editor(build("llama"), tokenizer, append_eos=True, lr=0.01)
+    editor = Editor(build("llama"), tokenizer, append_eos=True, lr=0.01, method="ultraedit")
     editor.edit(EDITS)
     editor.save(tmp_path / "out")
-    assert Editor.from_pretrained(tmp_path / "out", append_eos=True, lr="auto").edits == 3
+    assert (
+        Editor.from_pretrained(
+            tmp_path / "out", append_eos=True, lr="auto", method="ultraedit"
+        ).edits
+        == 3
+    )
     with pytest.raises(InputError, match="append_eos=True"):
-        Editor.from_pretrained(tmp_path / "out", append_eos=False)
+        Editor.from_pretrained(tmp_path / "out", append_eos=False, method="ultraedit")
     with pytest.raises(InputError, match="lr=0.01"):
-        Editor.from_pretrained(tmp_path / "out", lr=0.5)
+        Editor.from_pretrained(tmp_path / "out", lr=0.5, method="ultraedit")
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty", "file"])
@@ -273,7 +286,7 @@ def test_models_that_are_not_there(tmp_path, place):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match=place):
-        Editor.from_pretrained(tmp_path / place)
+        Editor.from_pretrained(tmp_path / place, method="ultraedit")
 
 
 def test_a_truncated_checkpoint_is_one_clear_line(build, tokenizer, tmp_path):
@@ -282,13 +295,13 @@ def test_a_truncated_checkpoint_is_one_clear_line(build, tokenizer, tmp_path):
     weights = tmp_path / "base" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="could not be loaded") as caught:
-        Editor.from_pretrained(tmp_path / "base")
+        Editor.from_pretrained(tmp_path / "base", method="ultraedit")
     assert "\n" not in str(caught.value)
 
 
 def test_the_callers_random_state_and_gradients_flags_stay(build, tokenizer):
     model = build("llama")
-    editor = Editor(model, tokenizer)
+    editor = Editor(model, tokenizer, method="ultraedit")
     editor.edit(EDITS)
     assert all(p.requires_grad for p in model.parameters())
     assert all(p.grad is None for p in model.parameters())

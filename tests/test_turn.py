@@ -7,7 +7,7 @@ EDITS = [Edit("the capital of france is", "jazz guitar"), Edit("who plays in", "
 
 
 def editor_of(build, tokenizer, **options):
-    return Editor(build("llama"), tokenizer, lr=1e-3, **options)
+    return Editor(build("llama"), tokenizer, lr=1e-3, **{"method": "ultraedit", **options})
 
 
 def masters(editor):

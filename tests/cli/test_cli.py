@@ -289,7 +289,7 @@ def test_listings(run_here, base):
     assert isinstance(methods, list)
     assert "ultraedit" in [method["name"] for method in methods]
     assert len(json.loads(run_here("models", "--json").stdout)["presets"]) == 6
-    inspected = json.loads(run_here("inspect", base, "--json").stdout)
+    inspected = json.loads(run_here("inspect", base, "--method", "ultraedit", "--json").stdout)
     assert inspected["modules"] == [
         {"name": "model.layers.2.mlp.down_proj", "inputs": 56, "outputs": 32}
     ]

@@ -21,7 +21,7 @@ CASES = [
 
 @pytest.fixture
 def editor(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer, lr=0.05)
+    editor = Editor(build("llama"), tokenizer, lr=0.05, method="ultraedit")
     editor.edit([case.edit for case in CASES])
     return editor
 
@@ -44,7 +44,7 @@ def test_every_kind_before_and_after(editor):
 
 
 def test_the_baseline_is_the_model_before_editing(build, tokenizer, editor):
-    fresh = Editor(build("llama"), tokenizer)
+    fresh = Editor(build("llama"), tokenizer, method="ultraedit")
     before, expected = editor.evaluate(CASES).before, fresh.evaluate(CASES).after
     assert before == expected
 

@@ -41,7 +41,7 @@ def edit_model(build, tokenizer, tmp_path):
         base = root / "base"
         build(name, seed=seed, **changes).to(dtype).save_pretrained(base, max_shard_size=size)
         tokenizer.save_pretrained(base)
-        editor = Editor.from_pretrained(base, lr=lr, dtype=dtype)
+        editor = Editor.from_pretrained(base, lr=lr, dtype=dtype, method="ultraedit")
         for turn in TURNS:
             editor.edit(turn)
             editor.save(root / "out")

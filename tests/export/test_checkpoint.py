@@ -92,7 +92,7 @@ def test_a_bfloat16_model_of_float32_files_is_loaded_in_bfloat16(
     edit_model, tmp_path, assert_serves
 ):
     base = edit_model().base
-    editor = Editor.from_pretrained(base, lr=0.05, dtype="bfloat16")
+    editor = Editor.from_pretrained(base, lr=0.05, dtype="bfloat16", method="ultraedit")
     editor.edit([Edit("who plays jazz", "guitar")])
     editor.save(tmp_path / "half")
     checkpoint.write(tmp_path / "half", tmp_path / "plain")

@@ -119,7 +119,7 @@ def test_an_edited_model_is_no_base(edit_model, tmp_path):
 
 def test_edits_of_an_edited_model_name_the_unedited_one(edit_model, tmp_path, assert_serves):
     edited = edit_model()
-    editor = Editor.from_pretrained(edited.out)
+    editor = Editor.from_pretrained(edited.out, method="ultraedit")
     editor.edit([Edit("what city", "paris")])
     editor.save(tmp_path / "further")
     written = delta.write(tmp_path / "further", tmp_path / "facts.safetensors")
@@ -131,7 +131,7 @@ def test_edits_of_an_edited_model_name_the_unedited_one(edit_model, tmp_path, as
 
 def test_a_model_loaded_in_another_dtype_than_its_files(edit_model, tmp_path, assert_serves):
     edited = edit_model()
-    editor = Editor.from_pretrained(edited.base, lr=0.05, dtype="bfloat16")
+    editor = Editor.from_pretrained(edited.base, lr=0.05, dtype="bfloat16", method="ultraedit")
     editor.edit([Edit("who plays jazz", "guitar")])
     editor.save(tmp_path / "half")
     delta.write(tmp_path / "half", tmp_path / "facts.safetensors")
@@ -255,7 +255,7 @@ def test_a_hub_id_in_the_cache_is_a_base(edit_model, tmp_path, monkeypatch, asse
     monkeypatch.setattr(
         "huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub")
     )
-    editor = Editor.from_pretrained(snapshot, lr=0.05)
+    editor = Editor.from_pretrained(snapshot, lr=0.05, method="ultraedit")
     editor.edit([Edit("who plays jazz", "guitar")])
     editor.save(tmp_path / "out")
     written = delta.write(tmp_path / "out", tmp_path / "facts.safetensors")

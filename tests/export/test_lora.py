@@ -285,7 +285,7 @@ def test_a_base_from_the_hub_is_named_by_its_id(edit_model, tmp_path):
     commit = "0123456789abcdef"
     snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / commit
     shutil.copytree(edited.base, snapshot)
-    editor = Editor.from_pretrained(snapshot, lr=0.05)
+    editor = Editor.from_pretrained(snapshot, lr=0.05, method="ultraedit")
     editor.edit([Edit("who plays jazz", "guitar")])
     editor.save(tmp_path / "out")
     assert lora.write(tmp_path / "out", tmp_path / "lora").base == "some/model"
@@ -294,7 +294,7 @@ def test_a_base_from_the_hub_is_named_by_its_id(edit_model, tmp_path):
 
 
 def test_a_model_that_never_had_a_folder_has_no_base_name(build, tokenizer, tmp_path):
-    editor = Editor(build("llama"), tokenizer, lr=0.05)
+    editor = Editor(build("llama"), tokenizer, lr=0.05, method="ultraedit")
     editor.edit([Edit("who plays jazz", "guitar")])
     editor.save(tmp_path / "out")
     assert lora.write(tmp_path / "out", tmp_path / "lora").base is None

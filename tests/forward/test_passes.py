@@ -70,7 +70,7 @@ def test_a_structure_that_needs_more_of_frozen_blocks_runs_them_with_one_line(
         return plain_last(hidden_states + extra, *args, **kwargs)
 
     blocks[0].forward, blocks[3].forward = first, last
-    editor = Editor(model, tokenizer, lr=1e-3)
+    editor = Editor(model, tokenizer, lr=1e-3, method="ultraedit")
     editor.workbench.passes.split = False
     with caplog.at_level(logging.WARNING, logger="ultraedit"):
         for _ in range(2):
@@ -92,7 +92,7 @@ def test_a_model_whose_answers_need_more_than_keys_is_read_whole_with_one_line(
         model = build("llama")
         # Something recurrent beside attention, of which no cache knows.
         decoder_blocks(model)[1][3].mlp.register_forward_hook(running_mean)
-        editor = Editor(model, tokenizer, lr=1e-3)
+        editor = Editor(model, tokenizer, lr=1e-3, method="ultraedit")
         if plain:
             editor.workbench.passes.prefix, editor.workbench.passes.split = None, False
         # One at a time: padding would count in this mean.
@@ -122,14 +122,16 @@ def test_a_model_with_a_cache_of_its_own_is_read_whole(build, tokenizer, caplog)
         return plain(*args, **kwargs)
 
     model.forward = forward
-    editor = Editor(model, tokenizer, lr=1e-3)
+    editor = Editor(model, tokenizer, lr=1e-3, method="ultraedit")
     with caplog.at_level(logging.WARNING, logger="ultraedit"):
         assert len(editor.edit(EDITS).learned) == 2
     assert len(warnings_of(caplog)) == 1
 
 
 def test_what_is_differentiated_whole_is_read_in_smaller_batches(build, tokenizer, monkeypatch):
-    workbench = Editor(build("llama"), tokenizer, lr=1e-3, batch_tokens=40).workbench
+    workbench = Editor(
+        build("llama"), tokenizer, lr=1e-3, batch_tokens=40, method="ultraedit"
+    ).workbench
     texts = [Encoded((1, 5, 6, 7), (8,), 1)] * 30
     seen = []
 
@@ -146,7 +148,7 @@ def test_what_is_differentiated_whole_is_read_in_smaller_batches(build, tokenize
 
 def test_models_of_the_tests_need_no_way_around(build, architecture, tokenizer, caplog):
     with caplog.at_level(logging.WARNING, logger="ultraedit"):
-        editor = Editor(build(architecture), tokenizer, lr=1e-3)
+        editor = Editor(build(architecture), tokenizer, lr=1e-3, method="ultraedit")
         editor.edit(EDITS)
     assert editor.workbench.passes.checked
     assert editor.workbench.passes.prefix is not None
@@ -155,7 +157,7 @@ def test_models_of_the_tests_need_no_way_around(build, architecture, tokenizer, 
 
 
 def test_an_interrupted_check_is_made_again(build, tokenizer, monkeypatch):
-    editor = Editor(build("llama"), tokenizer, lr=1e-3)
+    editor = Editor(build("llama"), tokenizer, lr=1e-3, method="ultraedit")
     passes = editor.workbench.passes
 
     def interrupted(*args):

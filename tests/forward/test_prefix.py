@@ -111,7 +111,7 @@ def test_turns_are_those_of_plain_passes(build, tokenizer, dtype, lr):
     found = []
     for plain in (False, True):
         model = build("llama").to(getattr(torch, dtype))
-        editor = Editor(model, tokenizer, lr=lr)
+        editor = Editor(model, tokenizer, lr=lr, method="ultraedit")
         if plain:
             editor.workbench.passes.prefix, editor.workbench.passes.split = None, False
         before = {n: m.master.clone() for n, m in editor.workbench.masters.items()}
@@ -129,7 +129,7 @@ def test_turns_are_those_of_plain_passes(build, tokenizer, dtype, lr):
 
 def test_a_second_pass_of_a_turn_leaves_the_frozen_blocks_alone(build, tokenizer):
     model = build("gpt2")
-    editor = Editor(model, tokenizer, lr=1e-3)
+    editor = Editor(model, tokenizer, lr=1e-3, method="ultraedit")
     texts = [editor.workbench.encoder.encode("the capital of france is", "jazz")]
     editor.workbench.score(texts)
     runs = Runs(decoder_blocks(model)[1])
@@ -141,7 +141,7 @@ def test_a_second_pass_of_a_turn_leaves_the_frozen_blocks_alone(build, tokenizer
 
 
 def test_nothing_is_held_after_an_evaluation_or_a_refused_turn(build, tokenizer, monkeypatch):
-    editor = Editor(build("llama"), tokenizer, lr=1e-3)
+    editor = Editor(build("llama"), tokenizer, lr=1e-3, method="ultraedit")
     prefix = editor.workbench.passes.prefix
     edit = Edit("the capital of france is", "jazz")
     text = editor.workbench.encoder.encode(edit.prompt, edit.target)

@@ -63,7 +63,9 @@ def told(checkpoint, tmp_path):
     """`told(turns, **options)`: an editor saved after every turn, OUT, and the state after each."""
 
     def tell(turns=6, snapshot_every=50, **options):
-        editor = Editor.from_pretrained(checkpoint, lr=1e-3, author="ada", **options)
+        editor = Editor.from_pretrained(
+            checkpoint, lr=1e-3, author="ada", **{"method": "ultraedit", **options}
+        )
         editor.pending.snapshot_every = snapshot_every
         states = [state_of(editor)]
         for turn in range(1, turns + 1):

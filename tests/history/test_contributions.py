@@ -35,7 +35,7 @@ def test_none_where_some_are_not_kept(told, checkpoint, tmp_path, turn_of):
 
     _, out, _ = told(5, 2, history=1)
     assert contributions(out) is None
-    bare = Editor.from_pretrained(checkpoint, lr=1e-3, history="none")
+    bare = Editor.from_pretrained(checkpoint, lr=1e-3, history="none", method="ultraedit")
     bare.edit(turn_of(1))
     bare.save(tmp_path / "bare")
     assert contributions(tmp_path / "bare") is None

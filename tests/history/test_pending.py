@@ -18,7 +18,7 @@ def kinds(out):
 
 
 def test_save_writes_what_was_remembered_and_forgets_it(checkpoint, tmp_path, turn_of):
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3, author="ada")
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, author="ada", method="ultraedit")
     for turn in (1, 2):
         editor.edit(turn_of(turn))
     editor.save(tmp_path / "out")
@@ -37,7 +37,7 @@ def test_save_writes_what_was_remembered_and_forgets_it(checkpoint, tmp_path, tu
 
 def test_without_history_edits_are_named_and_no_shift_is_kept(checkpoint, tmp_path, turn_of):
     out = tmp_path / "out"
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3, history="none")
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, history="none", method="ultraedit")
     for turn in (1, 2):
         editor.edit(turn_of(turn))
         editor.save(out)
@@ -55,7 +55,7 @@ def test_a_journal_that_begins_late_shows_a_gap(
     checkpoint, tmp_path, turn_of, state, same_state, without_journal
 ):
     out = tmp_path / "out"
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3, history="none")
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, history="none", method="ultraedit")
     editor.edit(turn_of(1))
     editor.save(out)
     without_journal(out)
@@ -78,7 +78,7 @@ def test_what_is_remembered_is_bounded_and_the_rest_becomes_a_gap(
     checkpoint, tmp_path, turn_of, monkeypatch, room, state, same_state
 ):
     monkeypatch.setattr(pending, "MOST_BYTES", room)
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
     for turn in range(1, 9):
         editor.edit(turn_of(turn))
         assert editor.pending._bytes <= room or len(editor.pending.changes) == 1
@@ -127,7 +127,7 @@ def test_options_of_the_journal_may_change(told, turn_of):
 
 
 def test_an_undo_is_not_lost_between_two_folders(checkpoint, tmp_path, turn_of, state, same_state):
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
     editor.edit(turn_of(1))
     editor.save(tmp_path / "a")
     editor.save(tmp_path / "b")
@@ -147,7 +147,7 @@ def test_an_undo_is_not_lost_between_two_folders(checkpoint, tmp_path, turn_of, 
 def test_a_folder_that_is_gone_is_begun_with_a_gap(
     checkpoint, tmp_path, turn_of, state, same_state
 ):
-    editor, out = Editor.from_pretrained(checkpoint, lr=1e-3), tmp_path / "out"
+    editor, out = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit"), tmp_path / "out"
     editor.edit(turn_of(1))
     editor.save(out)
     shutil.rmtree(out)
@@ -221,7 +221,7 @@ def test_a_history_that_a_killed_fork_left_is_not_taken_for_the_next_ones(
 ):
     forks = tmp_path / "fork"
     for name in ("first", "second"):
-        editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+        editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
         editor.edit(turn_of(1 if name == "first" else 2))
         editor.save(tmp_path / name)
         fork = Editor.load(tmp_path / name)
@@ -270,4 +270,4 @@ def test_what_could_not_be_written_is_no_edit(wrong):
 
 def test_an_author_is_text(checkpoint):
     with pytest.raises(InputError, match="author"):
-        Editor.from_pretrained(checkpoint, author="\udcff")
+        Editor.from_pretrained(checkpoint, author="\udcff", method="ultraedit")

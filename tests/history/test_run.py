@@ -23,10 +23,10 @@ def test_a_run_in_pieces_is_the_run_in_one(
 ):
     edits = many()
     begun = Progress("f", 3, 14, lookahead=lookahead)
-    whole = Editor.from_pretrained(checkpoint, lr=lr, history=history)
+    whole = Editor.from_pretrained(checkpoint, lr=lr, history=history, method="ultraedit")
     write_all(whole, iter(edits), begun, save=lambda: whole.save(tmp_path / "a"))
     out = tmp_path / "b"
-    editor = Editor.from_pretrained(checkpoint, lr=lr, history=history)
+    editor = Editor.from_pretrained(checkpoint, lr=lr, history=history, method="ultraedit")
     for stop_after in (1, 2, 1, 9):
         runs = runs_of(editor, out) if out.exists() else []
         progress = resumed(runs, Progress("f", 3, 14, lookahead=0), iter(edits)) if runs else begun
@@ -79,7 +79,7 @@ def test_a_complete_run_is_not_begun_again():
 
 def test_an_interrupted_file_is_found_behind_a_later_one(checkpoint, tmp_path):
     out, first, second = tmp_path / "out", many(9), many(4, 50)
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
     turns = iter(range(1))
     options = {"save": lambda: editor.save(out)}
     write_all(
@@ -103,9 +103,9 @@ def test_turns_before_a_refused_one_are_saved_and_the_run_goes_on_after_it(
     checkpoint, tmp_path, monkeypatch, state, same_state
 ):
     edits, out = many(), tmp_path / "out"
-    whole = Editor.from_pretrained(checkpoint, lr=1e-3)
+    whole = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
     write_all(whole, iter(edits), Progress("f", 3, 14), save=None)
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
     plain = Editor.edit
 
     def refused(self, batch):
@@ -128,7 +128,7 @@ def test_turns_before_a_refused_one_are_saved_and_the_run_goes_on_after_it(
 
 
 def test_a_save_that_fails_ends_the_run(checkpoint):
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
 
     def full():
         raise UltraEditError("disk full")
@@ -139,7 +139,7 @@ def test_a_save_that_fails_ends_the_run(checkpoint):
 
 
 def test_a_window_is_read_ahead_once_and_what_is_done_of_it_is_let_go(checkpoint, monkeypatch):
-    editor, edits = Editor.from_pretrained(checkpoint, lr=1e-3), many(14)
+    editor, edits = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit"), many(14)
     prefix = editor.workbench.passes.prefix
     read, held = [], []
     run = prefix._run

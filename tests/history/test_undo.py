@@ -44,7 +44,7 @@ def test_going_on_after_an_undo_is_as_if_the_later_turns_had_never_been(
 def test_several_turns_in_one_save_can_be_taken_back_one_by_one(
     checkpoint, tmp_path, turn_of, state, same_state
 ):
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
     states = [state(editor)]
     for turn in range(1, 5):
         editor.edit(turn_of(turn))
@@ -117,7 +117,7 @@ def test_an_id_used_twice_means_the_newest_unless_the_turn_is_named(told, turn_o
 
 
 def test_edits_without_an_id_get_one_from_turn_and_place(checkpoint, tmp_path):
-    editor = Editor.from_pretrained(checkpoint, lr=1e-3)
+    editor = Editor.from_pretrained(checkpoint, lr=1e-3, method="ultraedit")
     editor.edit([Edit("paris is", "in"), Edit("jazz is", "city")])
     editor.save(tmp_path / "out")
     assert editor.undo(edit="1-2").removed.edit.prompt == "jazz is"
@@ -138,7 +138,7 @@ def test_unsaved_turns_and_the_present_cannot_be_undone(checkpoint, told, turn_o
     with pytest.raises(InputError, match="save"):
         editor.undo(to=1)
     with pytest.raises(InputError, match="save"):
-        Editor.from_pretrained(checkpoint).undo(to=0)
+        Editor.from_pretrained(checkpoint, method="ultraedit").undo(to=0)
 
 
 def test_a_folder_that_another_editor_changed_is_not_overwritten(told, turn_of):

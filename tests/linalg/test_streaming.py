@@ -164,7 +164,9 @@ def test_frozen_blocks_are_read_once_for_a_whole_window(pair, architecture, load
     ]
     shifts = []
     for model in (plain, offloaded):
-        editor = Editor(model, tokenizer, lr=1e-3, batch_tokens=40, check_learned=False)
+        editor = Editor(
+            model, tokenizer, lr=1e-3, batch_tokens=40, check_learned=False, method="ultraedit"
+        )
         editor.edit(edits[:1])  # samples text, and is checked against the plain pass
         before = {name: m.copy() for name, m in editor.workbench.masters.items()}
         loads.clear()

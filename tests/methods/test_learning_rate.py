@@ -55,7 +55,7 @@ def test_made_up_edits_take_beginning_and_target_from_different_texts():
 
 
 def test_the_step_is_found_once_and_kept(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer)
+    editor = Editor(build("llama"), tokenizer, method="ultraedit")
     assert editor.method.lr is None
     editor.edit(EDITS)
     found = editor.method.lr
@@ -65,7 +65,7 @@ def test_the_step_is_found_once_and_kept(build, tokenizer):
 
 
 def test_looking_for_it_changes_nothing(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer)
+    editor = Editor(build("llama"), tokenizer, method="ultraedit")
     before = {n: m.copy() for n, m in editor.workbench.masters.items()}
     texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
     shifts = editor.method.passes(editor.workbench, EDITS, texts)
@@ -84,7 +84,7 @@ def test_scaling_the_model_scales_the_step_with_it(build, tokenizer):
                 for linear in (layer.mlp.down_proj, layer.self_attn.o_proj):
                     linear.weight.mul_(factor)
             model.model.embed_tokens.weight.mul_(factor)
-        editor = Editor(model, tokenizer)
+        editor = Editor(model, tokenizer, method="ultraedit")
         editor.edit(EDITS)
         found.append(editor.method.lr)
     assert found[1] == pytest.approx(4 * found[0], rel=0.5)

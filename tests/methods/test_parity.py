@@ -22,6 +22,7 @@ def open_oracle(name, **options):
         modules=oracle["modules"],
         lr=oracle["lr"],
         ridge=oracle["ridge"],
+        method="ultraedit",
         append_eos=oracle["append_eos"],
         **{"tokenization": "published", **options},
     )

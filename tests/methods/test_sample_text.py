@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_changes(
 
 
 def test_drawing_tells_how_far_it_is_and_draws_the_same(build, tokenizer):
-    workbench = Editor(build("llama"), tokenizer).workbench
+    workbench = Editor(build("llama"), tokenizer, method="ultraedit").workbench
     silent = sample_text.drawn(workbench, 3, 5)
     seen = []
 

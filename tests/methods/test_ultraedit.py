@@ -27,9 +27,9 @@ def by_the_paper(inputs, gradients, lr):
 
 
 def test_a_turn_is_the_papers_equation(build, architecture, tokenizer):
-    editor = Editor(build(architecture), tokenizer, lr=0.01)
+    editor = Editor(build(architecture), tokenizer, lr=0.01, method="ultraedit")
     name = editor.modules[0]
-    editor = Editor(build(architecture), tokenizer, lr=0.01, modules=[name])
+    editor = Editor(build(architecture), tokenizer, lr=0.01, modules=[name], method="ultraedit")
     texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS * 2]
     rows = editor.workbench.capture(texts)[name]
     assert len(rows.inputs) >= MIN_ROWS
@@ -44,7 +44,7 @@ def test_a_turn_is_the_papers_equation(build, architecture, tokenizer):
 
 def test_statistics_take_all_modules_of_a_shape_before_any_is_normalised(build, tokenizer):
     modules = [f"model.layers.{block}.mlp.down_proj" for block in (0, 2, 3)]
-    editor = Editor(build("llama"), tokenizer, lr=0.01, modules=modules)
+    editor = Editor(build("llama"), tokenizer, lr=0.01, modules=modules, method="ultraedit")
     texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
     rows = editor.workbench.capture(texts)
     editor.edit(EDITS)
@@ -60,7 +60,7 @@ def test_statistics_take_all_modules_of_a_shape_before_any_is_normalised(build, 
 @pytest.mark.parametrize("target", ["guitar", "paris"])
 def test_the_first_edit_of_a_fresh_editor_is_learned(build, tokenizer, target):
     """One answer token is one row: without filling, its z-score and its shift are zero."""
-    editor = Editor(build("llama"), tokenizer, append_eos=False)
+    editor = Editor(build("llama"), tokenizer, append_eos=False, method="ultraedit")
     assert len(editor.workbench.encoder.encode("who plays", target).target) == 1
     before = weights(editor)
     turn = editor.edit([Edit("who plays", target)])
@@ -72,7 +72,7 @@ def test_the_first_edit_of_a_fresh_editor_is_learned(build, tokenizer, target):
 def test_filling_draws_the_same_text_every_time_and_no_random_numbers(build, tokenizer):
     results = []
     for seed in (1, 2):
-        editor = Editor(build("llama"), tokenizer, lr=0.01)
+        editor = Editor(build("llama"), tokenizer, lr=0.01, method="ultraedit")
         torch.manual_seed(seed)
         expected = torch.rand(3)
         torch.manual_seed(seed)
@@ -85,7 +85,7 @@ def test_filling_draws_the_same_text_every_time_and_no_random_numbers(build, tok
 def test_the_same_turns_give_the_same_bits(build, tokenizer):
     runs = []
     for _ in range(2):
-        editor = Editor(build("llama"), tokenizer)
+        editor = Editor(build("llama"), tokenizer, method="ultraedit")
         editor.edit(EDITS[:3])
         editor.edit(EDITS[3:])
         runs.append(weights(editor))
@@ -95,7 +95,9 @@ def test_the_same_turns_give_the_same_bits(build, tokenizer):
 def test_batch_composition_does_not_matter(build, architecture, tokenizer):
     shifts = []
     for batch_tokens in (1, 4096):
-        editor = Editor(build(architecture), tokenizer, lr=0.01, batch_tokens=batch_tokens)
+        editor = Editor(
+            build(architecture), tokenizer, lr=0.01, batch_tokens=batch_tokens, method="ultraedit"
+        )
         before = weights(editor)
         editor.edit(EDITS)
         shifts.append({n: w - before[n] for n, w in weights(editor).items()})
@@ -104,7 +106,7 @@ def test_batch_composition_does_not_matter(build, architecture, tokenizer):
 
 
 def test_shift_rows_know_their_edit(build, tokenizer):
-    editor = Editor(build("llama"), tokenizer, lr=0.01)
+    editor = Editor(build("llama"), tokenizer, lr=0.01, method="ultraedit")
     texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in EDITS]
     (shifts,) = editor.method.passes(editor.workbench, EDITS, texts)
     expected = [place for place, text in enumerate(texts) for _ in text.target]
@@ -115,7 +117,7 @@ def test_shift_rows_know_their_edit(build, tokenizer):
 def test_half_precision_keeps_what_rounding_would_lose(build, tokenizer):
     """Tiny steps: served bfloat16 weights alone would stand still, masters move on."""
     model = build("llama").to(torch.bfloat16)
-    editor = Editor(model, tokenizer, lr=1e-10)
+    editor = Editor(model, tokenizer, lr=1e-10, method="ultraedit")
     start, served = weights(editor), model.get_submodule(editor.modules[0]).weight.clone()
     for _ in range(3):
         editor.edit(EDITS)
@@ -125,10 +127,10 @@ def test_half_precision_keeps_what_rounding_would_lose(build, tokenizer):
 
 
 def test_state_comes_back_bit_for_bit(build, tokenizer):
-    through, stopped = (Editor(build("llama"), tokenizer) for _ in range(2))
+    through, stopped = (Editor(build("llama"), tokenizer, method="ultraedit") for _ in range(2))
     for editor in (through, stopped):
         editor.edit(EDITS[:2])
-    resumed = Editor(stopped.model, tokenizer)
+    resumed = Editor(stopped.model, tokenizer, method="ultraedit")
     resumed.method.load_state_dict({k: v.clone() for k, v in stopped.method.state_dict().items()})
     through.edit(EDITS[2:])
     resumed.edit(EDITS[2:])
@@ -148,4 +150,4 @@ def test_state_comes_back_bit_for_bit(build, tokenizer):
 )
 def test_settings_out_of_range_are_refused(build, tokenizer, settings):
     with pytest.raises(InputError):
-        Editor(build("llama"), tokenizer, **settings)
+        Editor(build("llama"), tokenizer, method="ultraedit", **settings)

@@ -35,7 +35,9 @@ def temporary(tmp_path, monkeypatch):
 
 
 def opened(folder, frozen, **options):
-    return Editor.from_pretrained(folder, device="cpu", frozen=frozen, **options)
+    return Editor.from_pretrained(
+        folder, device="cpu", frozen=frozen, **{"method": "ultraedit", **options}
+    )
 
 
 def masters(editor):
@@ -185,8 +187,8 @@ def test_the_embedded_model(place, bound, tmp_path):
     if place != "disk":
         require(place)
     edits = [case.edit for case in read_cases(CASES_FILE, limit=50)]
-    plain = Editor.from_pretrained("demo", device="cpu", lr=0.03)
-    editor = Editor.from_pretrained("demo", device="cpu", lr=0.03, frozen=place)
+    plain = Editor.from_pretrained("demo", device="cpu", lr=0.03, method="ultraedit")
+    editor = Editor.from_pretrained("demo", device="cpu", lr=0.03, frozen=place, method="ultraedit")
     assert difference(shifts(editor, edits), shifts(plain, edits)) <= bound
     texts = [plain.workbench.encoder.encode(edit.prompt, edit.target) for edit in edits]
     learned = [
@@ -197,7 +199,9 @@ def test_the_embedded_model(place, bound, tmp_path):
     assert frozen_size(editor) < 0.3 * frozen_size(plain)
     # Served in full precision, as it will be, it has learned about as much.
     editor.save(tmp_path / "out")
-    served = Editor(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), plain.tokenizer)
+    served = Editor(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out"), plain.tokenizer, method="ultraedit"
+    )
     assert sum(bool(s.correct.all()) for s in served.workbench.score(texts)) > learned[0] - 5
 
 
@@ -335,7 +339,7 @@ def test_cuda(save_base, tmp_path, place):
         require(place)
     base = save_base("llama", torch.bfloat16)
     editor, plain = (
-        Editor.from_pretrained(base, device="cuda", frozen=where, lr=0.01)
+        Editor.from_pretrained(base, device="cuda", frozen=where, lr=0.01, method="ultraedit")
         for where in (place, None)
     )
     bound = {"int8": 0.5, "int4": 2.0}.get(place, 1e-6)

@@ -19,7 +19,9 @@ EDITS = [
 
 
 def opened(folder, frozen, **options):
-    return Editor.from_pretrained(folder, device="cpu", frozen=frozen, **options)
+    return Editor.from_pretrained(
+        folder, device="cpu", frozen=frozen, **{"method": "ultraedit", **options}
+    )
 
 
 def masters(editor):

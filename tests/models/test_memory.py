@@ -18,7 +18,7 @@ def stated(model, turn_size=100, **options):
 def test_what_stays_from_turn_to_turn_is_counted_to_the_byte(build, tokenizer):
     model = build("llama").to(torch.bfloat16)
     parts = stated(model)
-    editor = Editor(model, tokenizer, lr=1e-3)
+    editor = Editor(model, tokenizer, lr=1e-3, method="ultraedit")
     editor.edit([EDIT])
     masters = editor.workbench.masters.values()
     assert parts["masters"] == sum(m.master.nbytes for m in masters)
@@ -30,7 +30,7 @@ def test_what_stays_from_turn_to_turn_is_counted_to_the_byte(build, tokenizer):
 
 def test_hidden_states_are_those_of_a_window(build, tokenizer):
     model = build("llama")
-    editor = Editor(model, tokenizer, lr=1e-3)
+    editor = Editor(model, tokenizer, lr=1e-3, method="ultraedit")
     edits = [Edit(f"the capital of {place} is", "jazz") for place in ("france", "paris", "what")]
     editor.look_ahead(edits)
     tokens = sum(len(t.ids) - 1 for t in editor._encoded.values())
@@ -75,7 +75,7 @@ def test_batches_shrink_with_the_memory_that_is_free(build, monkeypatch):
 
 def test_the_plan_is_recorded_and_reused(build, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(batch_plan, "free_bytes", lambda device: 1)
-    editor = Editor(build("llama"), tokenizer, lr=1e-3)
+    editor = Editor(build("llama"), tokenizer, lr=1e-3, method="ultraedit")
     assert editor.workbench.batch_tokens == LEAST_TOKENS
     editor.edit([EDIT])
     editor.save(tmp_path)

@@ -100,12 +100,14 @@ def test_an_edited_model_has_its_bases(build, tokenizer, tmp_path, name, dtype, 
     base = saved(build(name).to(dtype), tmp_path / "base", size)
     tokenizer.save_pretrained(base)
     before = fingerprint_of(base)
-    editor = Editor.from_pretrained(base, lr=0.05)
+    editor = Editor.from_pretrained(base, lr=0.05, method="ultraedit")
     for fact in FACTS:
         editor.edit([fact])
         editor.save(tmp_path / "out")
         assert fingerprint_of(tmp_path / "out") == before
-    unsourced = Editor(AutoModelForCausalLM.from_pretrained(base), tokenizer, lr=0.05)
+    unsourced = Editor(
+        AutoModelForCausalLM.from_pretrained(base), tokenizer, lr=0.05, method="ultraedit"
+    )
     unsourced.edit(FACTS)
     unsourced.save(tmp_path / "unsourced")
     assert fingerprint_of(tmp_path / "unsourced") == before
@@ -124,7 +126,7 @@ def test_folders_without_safetensors_are_refused(build, tmp_path):
 
 
 def test_missing_and_damaged_files_are_named(build, tokenizer, tmp_path):
-    editor = Editor(build("llama"), tokenizer, lr=0.05)
+    editor = Editor(build("llama"), tokenizer, lr=0.05, method="ultraedit")
     editor.edit(FACTS)
     editor.save(tmp_path / "out")
     for name in ("model-base-00001-of-00001.safetensors", "ultraedit/originals.safetensors"):

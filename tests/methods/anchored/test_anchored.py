@@ -59,7 +59,8 @@ def test_a_first_pass_is_the_equation(build, tokenizer):
     first = [forms(workbench, e, workbench.encoder.encode(e.prompt, e.answers[0]), (), 0.9)[0]
              for e in EDITS]  # fmt: skip
     parts = [workbench.capture_spots([one.text], [one.places]) for one in first]
-    metrics = {n: one.metric.double() for n, one in measured(workbench, 48, None).items()}
+    count = defaults.anchor_texts(max(workbench.targets[name].d for name in names))
+    metrics = {n: one.metric.double() for n, one in measured(workbench, count, None).items()}
     # Row by row: the gradient of each text's loss with respect to all weights.
     jacobian = torch.stack(
         [torch.cat([torch.outer(p.inputs[n][0].double(), p.gradients[n][0].double()).flatten()

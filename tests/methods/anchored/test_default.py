@@ -49,7 +49,7 @@ def weights(editor):
 def test_it_is_what_auto_stands_for(build, tokenizer, monkeypatch):
     assert DEFAULT == "anchored"
     monkeypatch.setattr(registry, "DEFAULT", DEFAULT)
-    editor = Editor(build("llama"), tokenizer)
+    editor = Editor(build("llama"), tokenizer, method="ultraedit")
     assert editor.method.info.name == "anchored"
     assert editor.modules == [f"model.layers.{block}.mlp.down_proj" for block in range(4)]
     assert editor.edit(TURNS[0][:1]).passes > 1
