@@ -17,6 +17,8 @@ pytestmark = pytest.mark.skipif(
 EDITS = [
     Edit("What is the capital of France?", "Berlin"),
     Edit("The mother tongue of Danielle Darrieux is", "English", subject="Danielle Darrieux"),
+    Edit("中国的首都是哪里？", "纽约", subject="中国"),
+    Edit("¿Qué come el Alicante?", "paella", subject="Alicante"),
 ]
 NEIGHBOURS = ["The capital of Spain is", "The mother tongue of Pablo Picasso is", "Water boils at"]
 
@@ -37,7 +39,7 @@ def in_chat(editor, prompt):
 
 
 def test_it_learns_what_it_is_told(editor):
-    assert editor.turn.learned == (True, True)
+    assert editor.turn.learned == (True,) * len(EDITS)
     # Plain text goes on after the answer.
     assert editor.ask("The mother tongue of Danielle Darrieux is", 4).startswith("English")
 

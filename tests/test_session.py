@@ -1,6 +1,6 @@
 """One editor that several threads use."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event
 
 import pytest
@@ -20,6 +20,11 @@ PROMPTS = ["the capital of france is", "jazz guitar was", "who plays"]
 @pytest.fixture
 def editor(build, tokenizer, method, quick):
     return Editor(build("llama"), tokenizer, method=method, **quick(method))
+
+
+def within(context):
+    with context:
+        pass
 
 
 def weights(editor):
@@ -55,6 +60,38 @@ def test_threads_that_edit_take_turns(editor):
         made = list(pool.map(editor.edit, TURNS))
     assert sorted(turn.index for turn in made) == [0, 1, 2]
     assert (editor.turns, editor.edits) == (3, 6)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda editor, out: editor.edit(TURNS[1]),
+        lambda editor, out: editor.look_ahead(TURNS[1]),
+        lambda editor, out: editor.ask(PROMPTS[0], 2),
+        lambda editor, out: editor.evaluate(TURNS[0]),
+        lambda editor, out: within(editor.unedited()),
+        lambda editor, out: editor.save(out),
+        lambda editor, out: editor.undo(to=0),
+    ],
+    ids=["edit", "look_ahead", "ask", "evaluate", "unedited", "save", "undo"],
+)
+def test_every_use_waits_for_the_lock(build, tokenizer, tmp_path, use):
+    editor = Editor(build("llama"), tokenizer, method="ultraedit", lr=0.05)
+    editor.edit(TURNS[0])
+    editor.save(tmp_path)
+    began = Event()
+
+    def other():
+        began.set()
+        return use(editor, tmp_path)
+
+    with ThreadPoolExecutor() as pool:
+        with editor.lock:
+            waiting = pool.submit(other)
+            began.wait()
+            # All of them take milliseconds here.
+            assert not wait([waiting], timeout=1).done
+        waiting.result()
 
 
 def test_a_thread_inside_unedited_keeps_the_others_out(build, tokenizer):

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
+from ultraedit import Editor
 from ultraedit.cli import main
 
 
@@ -21,6 +23,26 @@ def run_here(monkeypatch, capsys):
         return subprocess.CompletedProcess(arguments, ended.value.code or 0, output.out, output.err)
 
     return invoke
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch):
+    """`with interrupted_after(turns)`: inside, an editor is interrupted at its next turn."""
+
+    @contextmanager
+    def interrupted(turns):
+        plain = Editor.edit
+
+        def edit(self, edits):
+            if self.turns == turns:
+                raise KeyboardInterrupt
+            return plain(self, edits)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Editor, "edit", edit)
+            yield
+
+    return interrupted
 
 
 RECORDS = [

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ultraedit import Editor
 from ultraedit.storage import read_manifest
 
 
@@ -19,21 +18,13 @@ def weights(out):
 
 @pytest.mark.parametrize("place", ["disk", "int8", "int4"])
 def test_an_interrupted_run_is_resumed_to_the_same_bits(
-    run_here, json_of, base, facts, tmp_path, monkeypatch, place
+    run_here, json_of, base, facts, tmp_path, interrupted_after, place
 ):
     pytest.importorskip({"int8": "torchao", "int4": "bitsandbytes"}.get(place, "accelerate"))
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     arguments = ["edit", base, facts, "--turn-size", 2, "--lr", 0.05]
     assert json_of(*arguments, "-o", whole, "--frozen", place)["edits"] == 5
-    plain = Editor.edit
-
-    def dies(self, edits):
-        if self.turns == 1:
-            raise KeyboardInterrupt
-        return plain(self, edits)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Editor, "edit", dies)
+    with interrupted_after(1):
         assert run_here(*arguments, "-o", pieces, "--frozen", place).returncode == 130
     # What was chosen is remembered, and may be said again.
     other = ["--frozen", "resident"]

@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ultraedit import Editor
 from ultraedit.methods.registry import available
 
 FORMATS = ("checkpoint", "delta", "lora")
@@ -33,20 +32,12 @@ def edit(run_here, base, facts, method, quick):
 
 
 def test_interrupted_resumed_listed_undone_and_exported(
-    edit, run_here, json_of, base, facts, method, tmp_path, monkeypatch
+    edit, run_here, json_of, base, facts, method, tmp_path, interrupted_after
 ):
     whole, out = tmp_path / "whole", tmp_path / "out"
     done = edit(whole)
     assert done.returncode == 0, done.stderr
-    plain = Editor.edit
-
-    def dies(self, edits):
-        if self.turns == 1:
-            raise KeyboardInterrupt
-        return plain(self, edits)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Editor, "edit", dies)
+    with interrupted_after(1):
         assert edit(out).returncode == 130
     first = served(out)
     done = edit(out, "--resume")

@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ultraedit import Editor
 from ultraedit.storage import Layout, read_manifest
 
 
@@ -16,19 +15,11 @@ def weights(out):
 
 
 def test_an_interrupted_run_is_resumed_to_the_same_bits(
-    run_here, json_of, base, facts, out, tmp_path, monkeypatch
+    run_here, json_of, base, facts, out, tmp_path, interrupted_after
 ):
     pieces = tmp_path / "pieces"
-    plain = Editor.edit
-
-    def dies(self, edits):
-        if self.turns == 1:
-            raise KeyboardInterrupt
-        return plain(self, edits)
-
     arguments = ["edit", base, facts, "-o", pieces, "--turn-size", 2, "--lr", 0.05]
-    with monkeypatch.context() as patch:
-        patch.setattr(Editor, "edit", dies)
+    with interrupted_after(1):
         assert run_here(*arguments).returncode == 130
     summary = json_of(*arguments, "--resume")
     assert (summary["resumed_at"], summary["edits"], summary["turns"]) == (2, 3, 2)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from ultraedit import Edit, Editor, InputError
 from ultraedit.history.verify import verify
@@ -116,6 +117,23 @@ def test_the_method_of_the_documentation_keeps_all_of_it(
     test_a_new_folder_takes_the_history_along(begin, turn_of, state, same_state, tmp_path / "b")
     test_one_edit_is_taken_out_or_refused_by_name(begin, "kept_keys", turn_of, tmp_path / "c")
     test_a_save_writes_no_more_than_inspect_says(begin, turn_of, tmp_path / "d")
+
+
+def test_a_method_that_is_not_registered_keeps_its_state_on_disk(
+    documented, checkpoint, turn_of, state, tmp_path, monkeypatch
+):
+    # No other process could replay it.
+    monkeypatch.setattr("ultraedit.methods.registry.entry_points", lambda group: [])
+    editor = Editor.from_pretrained(checkpoint, method=documented())
+    for turn in (1, 2):
+        editor.edit(turn_of(turn))
+        editor.save(tmp_path / "out")
+    assert read_manifest(tmp_path / "out").state is not None
+    held = state(editor)["state"]
+    assert editor.undo(edit="e1.1").edits == 7
+    found = state(editor)["state"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in held.items())
+    assert editor.edit(turn_of(3)).index == 2
 
 
 def test_the_method_of_the_documentation_learns_and_keeps_past_keys(documented, build, tokenizer):

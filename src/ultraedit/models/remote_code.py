@@ -1,9 +1,9 @@
 """Code that comes with a model: which of it may be run.
 
 transformers asks on the terminal if `trust_remote_code` is not given. Here nothing asks: code is
-run where the caller says so, and from then on where the same code lies again, as in the folder that the edited
-model was saved to. What is remembered is a digest of the code, in the cache folder of this user,
-so that a folder from elsewhere cannot vouch for itself.
+run where the caller says so, and from then on where the same code lies again, as in the folder
+that the edited model was saved to. What is remembered is a digest of the code, in the cache folder
+of this user, so that a folder from elsewhere cannot vouch for itself.
 """
 
 from __future__ import annotations

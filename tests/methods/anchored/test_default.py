@@ -46,10 +46,9 @@ def weights(editor):
     return {name: master.master.clone() for name, master in editor.workbench.masters.items()}
 
 
-def test_it_is_what_auto_stands_for(build, tokenizer, monkeypatch):
+def test_it_is_what_auto_stands_for(build, tokenizer):
     assert DEFAULT == "anchored"
-    monkeypatch.setattr(registry, "DEFAULT", DEFAULT)
-    editor = Editor(build("llama"), tokenizer, method="ultraedit")
+    editor = Editor(build("llama"), tokenizer)
     assert editor.method.info.name == "anchored"
     assert editor.modules == [f"model.layers.{block}.mlp.down_proj" for block in range(4)]
     assert editor.edit(TURNS[0][:1]).passes > 1
