@@ -1,10 +1,9 @@
-"""What saving after every turn costs, with and without a journal.
+"""What saving after every turn costs, with its history and without, on a real model.
 
-    python benchmarks/history_cost.py -o history_cost.json
+    python benchmarks/history_cost.py FILE -o history_cost.json
 
-First the embedded model, edited in turns of 100: seconds of a turn alone, and of its save.
-Then one save and one undo at Mistral-7B's shapes (two down projections in bfloat16, 500
-answer tokens a turn) with random numbers in place of a model: the time is all disk and addition.
+Edits SmolLM2-135M by the default method, turn after turn, with a save after each. Prints medians
+of the turns after the first, which also measures the model and lays down the base.
 """
 
 from __future__ import annotations
@@ -17,93 +16,69 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ultraedit import Editor
+from ultraedit.cli.console import quiet_libraries
 from ultraedit.data import read_cases
-from ultraedit.demo import CASES_FILE
-from ultraedit.linalg.apply import shifted
-from ultraedit.linalg.shift import LowRank
-from ultraedit.storage import Layout
-from ultraedit.storage.factors import read_factors, write_factors, write_record
-
-KINDS = {"no save": None, "save": False, "save and journal": True}
 
 
-def demo(turns: int) -> dict[str, Any]:
-    edits = [case.edit for case in read_cases(str(CASES_FILE), limit=100 * turns)]
-    result: dict[str, Any] = {}
-    for kind, journal in KINDS.items():
-        editor = Editor.from_pretrained(
-            "demo", method="ultraedit", lr=0.04, history="full" if journal else "none"
-        )
-        seconds = []
-        with tempfile.TemporaryDirectory() as folder:
-            for start in range(0, len(edits), 100):
-                began = time.perf_counter()
-                editor.edit(edits[start : start + 100])
-                if journal is not None:
-                    editor.save(Path(folder) / "out")
-                seconds.append(time.perf_counter() - began)
-            # The first turn also lays down the base.
-            result[kind] = {"seconds of a turn": statistics.median(seconds[1:])}
-            if journal:
-                history = list(Layout(Path(folder) / "out").history.glob("*factors*"))
-                result["bytes of a turn's shifts"] = statistics.median(
-                    path.stat().st_size for path in history
-                )
-    plain = result["no save"]["seconds of a turn"]
-    for kind in KINDS:
-        result[kind]["ratio"] = result[kind]["seconds of a turn"] / plain
-    return result
+def files(out: Path) -> dict[tuple[str, int, int], int]:
+    """What lies in the folder, by name, place on the disk and time of the last change."""
+    found = {}
+    for path in out.rglob("*"):
+        if path.is_file():
+            status = path.stat()
+            found[path.name, status.st_ino, status.st_mtime_ns] = status.st_size
+    return found
 
 
-def mistral(modules: int = 2, d: int = 14336, e: int = 4096, n: int = 500) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    masters = {f"m{i}": random(e, d) for i in range(modules)}
-    shifts = {name: LowRank(random(n, d), random(n, e), torch.arange(n) // 5) for name in masters}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        seconds: dict[str, float] = {}
-
-        def timed(what: str, function: Any) -> Any:
+def measure(model: str, file: str, turns: int, size: int, history: str) -> dict[str, Any]:
+    edits = [case.edit for case in read_cases(file, limit=turns * size)]
+    editor = Editor.from_pretrained(model, history=history)
+    turn_seconds, save_seconds, written = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        for start in range(0, len(edits), size):
             began = time.perf_counter()
-            value = function()
-            seconds[what] = time.perf_counter() - began
-            return value
-
-        served = {key: master.bfloat16() for key, master in masters.items()}
-        record = timed(
-            "write shifts", lambda: write_factors(folder / "f.safetensors", [shifts], None)
-        )
-        timed("write weights", lambda: write_record(folder / "e.safetensors", served))
-        timed("write masters", lambda: write_record(folder / "m.safetensors", masters))
-        (read,), _ = timed("read and check shifts", lambda: read_factors(folder, record))
-        timed(
-            "add shifts",
-            lambda: [shifted(masters[key], read[key], True) for key in masters],
-        )
-        size = {path.name: path.stat().st_size for path in folder.iterdir()}
+            editor.edit(edits[start : start + size])
+            edited = time.perf_counter()
+            before = files(out)
+            editor.save(out)
+            save_seconds.append(time.perf_counter() - edited)
+            turn_seconds.append(edited - began)
+            written.append(sum(n for key, n in files(out).items() if key not in before))
+        began = time.perf_counter()
+        again = Editor.load(out)
+        loaded = time.perf_counter() - began
+        began = time.perf_counter()
+        again.restore_state()
+        restored = time.perf_counter() - began
+    turn, save = statistics.median(turn_seconds[1:]), statistics.median(save_seconds[1:])
     return {
-        "seconds": seconds,
-        "bytes": {
-            "shifts": size["f.safetensors"],
-            "weights": size["e.safetensors"],
-            "masters": size["m.safetensors"],
-        },
+        "seconds of a turn": turn,
+        "seconds of a save": save,
+        "save / turn": save / turn,
+        "bytes of the first save": written[0],
+        "bytes of a save": statistics.median(written[1:]),
+        "seconds of a load": loaded,
+        "seconds of rebuilding the state": restored,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=8)
+    parser.add_argument("file")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--turn-size", type=int, default=20)
     parser.add_argument("-o", "--out", type=Path, default=Path("history_cost.json"))
     arguments = parser.parse_args()
-    result = {"demo": demo(arguments.turns), "mistral": mistral()}
+    quiet_libraries()
+    result = {
+        history: measure(
+            arguments.model, arguments.file, arguments.turns, arguments.turn_size, history
+        )
+        for history in ("none", "full")
+    }
     text = json.dumps(result, indent=2)
     arguments.out.write_text(text + "\n")
     print(text)

@@ -224,8 +224,8 @@ def main() -> None:
             "threads": torch.get_num_threads(), "torch": torch.__version__,
             "transformers": transformers.__version__,
         }  # fmt: skip
-        told = {key: str(value) for key, value in vars(arguments).items()}
-        result = {"machine": machine, "arguments": told, "rows": rows}
+        given = {key: str(value) for key, value in vars(arguments).items()}
+        result = {"machine": machine, "arguments": given, "rows": rows}
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -23,6 +23,7 @@ from ultraedit.models.load import local_folder
 from ultraedit.storage import Snapshot
 from ultraedit.storage.constants import REFERENCE, Constants
 from ultraedit.storage.fingerprint import fingerprint_of
+from ultraedit.storage.trained import Trained
 
 if TYPE_CHECKING:
     from ultraedit.session import Session
@@ -51,6 +52,7 @@ def settings(editor: Session) -> dict[str, Any]:
         "threads": editor.threads,
         "dtype": _plain(editor.model.dtype),
         "frozen": editor.frozen,
+        "trained": editor.trained,
         "quantised_by": quantised_by(editor.model) if editor.frozen in QUANTISED else None,
         "turns": editor.turns,
         "edits": editor.edits,
@@ -155,6 +157,8 @@ def load(
     if isinstance(options.get("chat"), bool):
         options = {**options, "chat": "only" if options["chat"] else "off"}
     keeping = {k: v for k, v in options.items() if k in _OF_THE_PROCESS}
+    if options.get("trained") is not None:
+        options = {**options, "trained": Trained.read(Path(options["trained"])).digest}
     refuse_changes(settings, {k: v for k, v in options.items() if k not in keeping})
     batch_tokens = options.get("batch_tokens") or settings["batch_tokens"]
     # Editors that wrote no such setting held everything on the device.
@@ -198,6 +202,7 @@ def load(
             f"{folder} was edited over blocks quantised by {library}; it cannot go on over"
             f" {quantised_by(model)}'s"
         )
+    editor.trained = settings.get("trained")
     restore(editor, snapshot, folder, number)
     editor.source, editor.frozen, editor.threads = folder, frozen, settings["threads"]
     if digest is not None:
@@ -223,7 +228,7 @@ def with_forms(settings: Mapping[str, Any]) -> dict[str, Any]:
     They knew whether prompts were in the template, and had a setting of the method for the other
     form.
     """
-    found = {"system": None, "template": {}, **settings}
+    found = {"system": None, "template": {}, "trained": None, **settings}
     if isinstance(found["chat"], bool):
         own = dict(found["method_settings"])
         both = own.pop("chat", False) and not found["chat"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -31,6 +32,7 @@ from ultraedit.models.presets import choose_modules
 from ultraedit.models.target import targets
 from ultraedit.records import Case, Edit, Turn
 from ultraedit.storage.constants import Constants, separate, together
+from ultraedit.storage.trained import Trained
 from ultraedit.turn import make_turn, refusing_full_memory
 from ultraedit.workbench import ModelWorkbench
 
@@ -60,6 +62,7 @@ class Session:
         history: How far back edits can be undone: `full`, a number of turns, or `none`. The
             journal names every edit all the same.
         author: Who makes the edits, for the journal; by default the user of this process.
+        trained: The file that `train` wrote, for a method that is trained before it edits.
         stored: The dtype that edited weights are rounded to and saved in, where the model
             computes in a wider one; the model's own by default.
         settings: Further settings of the method.
@@ -86,6 +89,7 @@ class Session:
         check_learned: bool = True,
         history: str | int = "full",
         author: str | None = None,
+        trained: str | os.PathLike[str] | None = None,
         stored: torch.dtype | None = None,
         **settings: Any,
     ) -> None:
@@ -125,6 +129,9 @@ class Session:
         self.threads = torch.get_num_threads()
         self.lock = RLock()
         self._encoded: dict[Edit, Encoded] = {}  # what was looked ahead to
+        self.trained: str | None = None
+        if trained is not None:
+            self._take(Trained.read(Path(trained)))
         self.turns = 0
         self.edits = 0
         self.run: dict[str, Any] | None = None
@@ -166,6 +173,9 @@ class Session:
             raise InputError("inside unedited() the model cannot be edited")
         if not edits:
             raise InputError("a turn needs at least one edit")
+        name = self.method.info.name
+        if self.method.info.needs_training and self.trained is None:
+            raise InputError(f"method {name} has to be trained first: `ultraedit train {name}`")
         began = time.perf_counter()
         texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
         also = [self._encode_also(edit, place) for place, edit in enumerate(edits, 1)]
@@ -187,6 +197,43 @@ class Session:
             run=self.run,
         )
         return turn
+
+    def train(self, cases: Iterable[Case | Edit]) -> Trained:
+        """Train the method, before its first turn.
+
+        The result is written with the edits. To use it for other edits of the same model, write it
+        to a file, and name that as `trained`.
+
+        Args:
+            cases: Edits with their probes, other than those that will be written.
+
+        Raises:
+            InputError: the method needs no training, has made a turn already, or cannot be trained
+                with these cases.
+        """
+        whole = [Case(one) if isinstance(one, Edit) else one for one in cases]
+        with self.lock, threads(self.threads), refusing_full_memory(self.workbench):
+            if self.turns:
+                raise InputError("a method is trained before its first turn")
+            self.method.train(self.workbench, whole)
+            self.workbench.forget()
+            state = {key: tensor.cpu() for key, tensor in self.method.state_dict().items()}
+            trained = Trained(*self._trained_for(), state)
+            self._take(trained)
+        return trained
+
+    def _take(self, trained: Trained) -> None:
+        """Begin with what the method was trained to."""
+        trained.check_fits(*self._trained_for())
+        self.method.load_state_dict(trained.state)
+        self.trained = trained.digest
+        self.pending.initial = self.without_constants(self.method.state_dict())
+
+    def _trained_for(self) -> tuple[str, dict[str, Any], dict[str, tuple[int, int]]]:
+        """Method, settings and modules."""
+        settings = {f.name: getattr(self.method.config, f.name) for f in fields(self.method.config)}
+        shapes = {name: (target.d, target.e) for name, target in self.workbench.targets.items()}
+        return self.method.info.name, settings, shapes
 
     @property
     def keeps_shifts(self) -> bool:

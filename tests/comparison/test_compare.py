@@ -24,14 +24,13 @@ def inside(monkeypatch):
         def __call__(self, folder, run, *, save_seconds, keep_model, on_progress):
             self.begun.append(run.name)
             plan = Plan.of_json(read_object(folder.summary)["plan"])
-            home = folder.run(run.name)
-            home.path.mkdir(parents=True, exist_ok=True)
+            folder.run(run.name).path.mkdir(parents=True, exist_ok=True)
             if run.name in self.fails:
                 return self.fails[run.name]
             perform(
                 plan,
                 plan.run(run.name),
-                home,
+                folder,
                 save_seconds=save_seconds,
                 keep_model=keep_model,
                 on_progress=on_progress,

@@ -27,7 +27,7 @@ def run_of(folder):
 
     def run(plan, name, **options):
         given = {"save_seconds": 0.0, **options}
-        return perform(plan, plan.run(name), folder.run(name), **given)
+        return perform(plan, plan.run(name), folder, **given)
 
     return run
 

@@ -1,5 +1,7 @@
 """Small editors with a history."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -90,3 +92,14 @@ def state():
 @pytest.fixture
 def same_state():
     return assert_same_state
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """`registered(method)`: as if another package had added it."""
+
+    def register(method):
+        entry = SimpleNamespace(load=lambda: method)
+        monkeypatch.setattr("ultraedit.methods.registry.entry_points", lambda group: [entry])
+
+    return register

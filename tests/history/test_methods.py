@@ -1,14 +1,13 @@
 """What every registered method has to keep: undo, reload, and the bytes that a save may write."""
 
 import os
-import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from small_methods import SMALL_METHODS
 from ultraedit import Edit, Editor, InputError
 from ultraedit.history.verify import verify
 from ultraedit.methods.registry import DEFAULT, available
@@ -95,35 +94,103 @@ def test_one_edit_is_taken_out_or_refused_by_name(begin, method, turn_of, out):
 
 
 @pytest.fixture
-def documented(monkeypatch):
-    """The method that docs/adding-a-method.md builds, as another package would add it."""
+def documented():
+    """The method that docs/adding-a-method.md builds."""
     page = (Path(__file__).parents[2] / "docs" / "adding-a-method.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]
     module = ModuleType("kept_keys")
-    monkeypatch.setitem(sys.modules, "kept_keys", module)
     exec(compile(code, "kept_keys.py", "exec"), module.__dict__)
-    entry = EntryPoint("kept_keys", "kept_keys:METHOD", "ultraedit.methods")
-    monkeypatch.setattr("ultraedit.methods.registry.entry_points", lambda group: [entry])
     return module.METHOD
 
 
-def test_the_method_of_the_documentation_keeps_all_of_it(
-    documented, checkpoint, turn_of, state, same_state, tmp_path
+@pytest.mark.parametrize("name", ["kept_keys", *SMALL_METHODS])
+def test_methods_of_other_packages_keep_all_of_it(
+    name, documented, registered, checkpoint, turn_of, state, same_state, tmp_path
 ):
+    kind = SMALL_METHODS.get(name, documented)
+    registered(kind)
+
     def begin(**options):
-        return Editor.from_pretrained(checkpoint, method="kept_keys", author="ada", **options)
+        editor = Editor.from_pretrained(checkpoint, method=name, author="ada", **options)
+        if kind.info.needs_training:
+            editor.train(turn_of(9, 2))
+        return editor
 
     test_every_state_comes_back_bit_for_bit(begin, turn_of, state, same_state, tmp_path / "a")
     test_a_new_folder_takes_the_history_along(begin, turn_of, state, same_state, tmp_path / "b")
-    test_one_edit_is_taken_out_or_refused_by_name(begin, "kept_keys", turn_of, tmp_path / "c")
+    test_one_edit_is_taken_out_or_refused_by_name(begin, name, turn_of, tmp_path / "c")
     test_a_save_writes_no_more_than_inspect_says(begin, turn_of, tmp_path / "d")
 
 
+def test_a_routing_method_forgets_one_edit(registered, checkpoint, turn_of, state, same_state, out):
+    registered(SMALL_METHODS["codebook"])
+    editor = Editor.from_pretrained(checkpoint, method="codebook")
+    edits = turn_of(1, 3)
+    texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
+
+    def routed(editor):
+        return [score.routed for score in editor.workbench.score(texts)]
+
+    assert not any(routed(editor))
+    editor.edit(edits)
+    editor.save(out)
+    assert routed(editor) == [True, True, True]
+    undone = editor.undo(edit=edits[1].id)
+    assert (undone.edits, undone.removed.edit.id) == (2, edits[1].id)
+    assert routed(editor) == [True, False, True]
+    again = Editor.load(out)
+    assert routed(again) == [True, False, True]
+    same_state(state(again), state(editor))
+    again.edit(turn_of(2, 2))
+    again.save(out)
+    assert routed(Editor.load(out)) == [True, False, True]
+    again.undo(to=1)
+    assert routed(again) == [True, True, True]
+    verify(out)
+
+
+def test_a_method_is_trained_once_for_many_folders(
+    registered, checkpoint, turn_of, state, same_state, tmp_path
+):
+    registered(SMALL_METHODS["scaled_gradient"])
+
+    def begin(**options):
+        return Editor.from_pretrained(checkpoint, method="scaled_gradient", **options)
+
+    first = begin()
+    with pytest.raises(InputError, match="`ultraedit train scaled_gradient`"):
+        first.edit(turn_of(1))
+    weights = state(first)
+    trained = first.train(turn_of(9))
+    assert all(torch.equal(state(first)["served"][n], w) for n, w in weights["served"].items())
+    trained.write(tmp_path / "trained.safetensors")
+    first.edit(turn_of(1))
+    first.save(tmp_path / "one")
+    with pytest.raises(InputError, match="before its first turn"):
+        first.train(turn_of(9))
+    second = begin(trained=tmp_path / "trained.safetensors")
+    second.edit(turn_of(1))
+    second.save(tmp_path / "two")
+    same_state(state(second), state(first))
+    # A folder goes on without the file, and with no other.
+    third = Editor.load(tmp_path / "two", options={"trained": tmp_path / "trained.safetensors"})
+    third.undo(to=0)
+    third.edit(turn_of(1))
+    same_state(state(third), state(first))
+    other = begin(step=1.0)
+    other.train(turn_of(8)).write(tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="trained"):
+        Editor.load(tmp_path / "two", options={"trained": tmp_path / "other.safetensors"})
+    with pytest.raises(InputError, match="settings"):
+        begin(trained=tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="needs no training"):
+        Editor.from_pretrained(checkpoint, method="ft").train(turn_of(9))
+
+
 def test_a_method_that_is_not_registered_keeps_its_state_on_disk(
-    documented, checkpoint, turn_of, state, tmp_path, monkeypatch
+    documented, checkpoint, turn_of, state, tmp_path
 ):
     # No other process could replay it.
-    monkeypatch.setattr("ultraedit.methods.registry.entry_points", lambda group: [])
     editor = Editor.from_pretrained(checkpoint, method=documented())
     for turn in (1, 2):
         editor.edit(turn_of(turn))

@@ -272,11 +272,9 @@ class SideMemory(HalfAndHalf):
 
 
 def test_a_side_memory_goes_back_as_a_whole_and_says_that_it_cannot_in_part(
-    checkpoint, tmp_path, monkeypatch, turn_of
+    checkpoint, tmp_path, registered, turn_of
 ):
-    from ultraedit.history import rebuild as module
-
-    monkeypatch.setattr(module, "method_class", lambda name: SideMemory)
+    registered(SideMemory)
     editor = Editor.from_pretrained(checkpoint, method=SideMemory())
     for turn in range(1, 4):
         editor.edit(turn_of(turn))

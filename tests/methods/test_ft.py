@@ -89,7 +89,7 @@ def test_an_edit_alone_cannot_be_taken_back(build, tokenizer, tmp_path):
     editor = Editor.from_pretrained(tmp_path / "base", method="ft")
     editor.edit([Edit("who is", "city", id="a"), Edit("who plays jazz", "paris", id="b")])
     editor.save(tmp_path / "out")
-    with pytest.raises(InputError, match="cannot be told"):
+    with pytest.raises(InputError, match="cannot tell the edits"):
         editor.undo(edit="a")
     assert editor.undo(to=0).exact
 

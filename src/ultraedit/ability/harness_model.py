@@ -22,15 +22,15 @@ def watched_model(
 
     class Watched(HFLM):
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-            with self._told("scoring texts", len(requests)):
+            with self._reported("scoring texts", len(requests)):
                 return super().loglikelihood(requests, disable_tqdm=True)
 
         def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-            with self._told("scoring documents", len(requests)):
+            with self._reported("scoring documents", len(requests)):
                 return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
-            with self._told("writing answers", len(requests)):
+            with self._reported("writing answers", len(requests)):
                 return super().generate_until(requests, disable_tqdm=True)
 
         def _loglikelihood_tokens(
@@ -39,7 +39,7 @@ def watched_model(
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, **given)
 
         @contextmanager
-        def _told(self, what: str, total: int) -> Iterator[None]:
+        def _reported(self, what: str, total: int) -> Iterator[None]:
             before = self.cache_hook
             with progress(what, total) as advance:
                 # The harness hands every answer to this hook as soon as it has it.
@@ -72,13 +72,13 @@ def watched_prompts(progress: Progress) -> Iterator[None]:
         yield
         return
 
-    def told(documents: Any, total: int | None = None, **_: Any) -> Iterator[Any]:
+    def reported(documents: Any, total: int | None = None, **_: Any) -> Iterator[Any]:
         with progress("writing prompts", total) as advance:
             for document in documents:
                 yield document
                 advance(1)
 
-    module.tqdm = told
+    module.tqdm = reported
     try:
         yield
     finally:

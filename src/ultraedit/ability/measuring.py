@@ -85,12 +85,12 @@ def measure(
     )
 
     def asked(label: str) -> list[Score]:
-        def told(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+        def labelled(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
             return progress(f"{label}: {what}", total)
 
         return harness.score(
             editor.model, editor.tokenizer,
-            batch_size=batch_size, limit=limit, chat=chat, progress=told,
+            batch_size=batch_size, limit=limit, chat=chat, progress=labelled,
         )  # fmt: skip
 
     began = time.perf_counter()

@@ -20,11 +20,13 @@ from ultraedit.cli.export import export
 from ultraedit.cli.inspect import inspect
 from ultraedit.cli.listings import methods, models
 from ultraedit.cli.log import log
+from ultraedit.cli.train import train
 from ultraedit.cli.undo import undo
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "edit": edit,
+    "train": train,
     "evaluate": evaluate,
     "check": check,
     "ability": ability,

@@ -111,6 +111,10 @@ def edit(
         bool, typer.Option("--no-journal", help="The same as --history none.", hidden=True)
     ] = False,
     author: Author = None,
+    trained: Annotated[
+        Path | None,
+        typer.Option(help="What `ultraedit train` wrote, for a method that needs training."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Read and check everything, list faults; change nothing."),
@@ -158,6 +162,7 @@ def edit(
     )
     given: dict[str, Any] = {
         "history": "none" if no_journal else history, "author": author, "system": system,
+        "trained": trained,
         "template": settings_of(template, (), "--template") if template else None,
     }  # fmt: skip
     with ExitStack() as stack:

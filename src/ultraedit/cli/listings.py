@@ -14,12 +14,7 @@ def methods(as_json: Json = False) -> None:
     from ultraedit.methods.registry import available
 
     rows = [
-        asdict(info)
-        | {
-            "undo": ["turn", "edit"]
-            if info.changes_weights and info.tells_edits_apart
-            else ["turn"]
-        }
+        asdict(info) | {"undo": ["turn", "edit"] if info.tells_edits_apart else ["turn"]}
         for info in (method.info for method in available().values())
     ]
     if as_json:

@@ -83,7 +83,7 @@ def _perform(options: argparse.Namespace, voice: Voice) -> int:
             result = perform(
                 plan,
                 plan.run(options.run),
-                home,
+                folder,
                 save_seconds=options.save_seconds,
                 keep_model=options.keep_model,
                 stop=lambda: voice.unheard,

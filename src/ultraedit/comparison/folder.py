@@ -80,6 +80,11 @@ class Folder:
         """Efficacy against locality."""
         return self.out / "comparison.svg"
 
+    @property
+    def unedited(self) -> Path:
+        """What the unedited model answered, one JSON object a line; all runs read it."""
+        return self.out / "unedited.jsonl"
+
     def run(self, name: str) -> RunFolder:
         """Where a run's files lie."""
         return RunFolder(self.out / RUNS / name)

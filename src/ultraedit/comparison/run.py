@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from ultraedit import Editor
 from ultraedit.comparison.begin import begin, progress_of
-from ultraedit.comparison.folder import RunFolder, as_text, write_text
+from ultraedit.comparison.folder import Folder, RunFolder, as_text, write_text
 from ultraedit.comparison.machine import machine
 from ultraedit.comparison.memory import Memory
 from ultraedit.comparison.plan import Plan, Run
@@ -18,6 +19,7 @@ from ultraedit.comparison.progress import RunProgress, part_progress, silent
 from ultraedit.comparison.result import Cost, Result
 from ultraedit.comparison.turns import TurnLog, TurnRecord
 from ultraedit.data import read_cases
+from ultraedit.evaluation.baseline import Baseline
 from ultraedit.evaluation.report import CaseResult, Report
 from ultraedit.history.interrupts import interruptible
 from ultraedit.history.run import write_all
@@ -28,7 +30,7 @@ from ultraedit.storage.atomic import Measured, discard, named_failures, write_fi
 def perform(
     plan: Plan,
     run: Run,
-    folder: RunFolder,
+    comparison: Folder,
     *,
     save_seconds: float,
     keep_model: bool = False,
@@ -40,7 +42,7 @@ def perform(
     Args:
         plan: Whose run it is.
         run: Which.
-        folder: Where its files lie, or will.
+        comparison: Where the files of all runs lie, or will.
         save_seconds: Seconds of editing from one save to the next; a crash loses these.
         keep_model: Whether the edited model stays when the result is there.
         stop: Asked before every turn.
@@ -54,6 +56,7 @@ def perform(
         UltraEditError: the model cannot be edited by this method, an edit cannot be encoded, a
             turn was refused, or something cannot be written. What was written before is saved.
     """
+    folder = comparison.run(run.name)
     log = TurnLog(folder.turns)
     editor, loaded = begin(plan, run, folder, log)
     progress = progress_of(editor, plan, run, folder)
@@ -88,7 +91,7 @@ def perform(
         raise outcome.failure
     if not outcome.progress.is_complete:
         return None
-    report = _evaluate(editor, plan, folder, lambda: on_progress("cases", 1))
+    report = _evaluate(editor, plan, folder, comparison.unedited, lambda: on_progress("cases", 1))
     result = Result(
         run,
         {
@@ -161,9 +164,12 @@ class _Meter:
         )
 
 
-def _evaluate(editor: Editor, plan: Plan, folder: RunFolder, on_case: Callable[[], None]) -> Report:
+def _evaluate(
+    editor: Editor, plan: Plan, folder: RunFolder, unedited: Path, on_case: Callable[[], None]
+) -> Report:
     """Scores after all edits; every case's go to their file, which is whole or not there."""
     reports: list[Report] = []
+    baseline = Baseline(unedited)
 
     def fill(sink: Measured) -> None:
         def each(result: CaseResult) -> None:
@@ -178,8 +184,10 @@ def _evaluate(editor: Editor, plan: Plan, folder: RunFolder, on_case: Callable[[
                 text=plan.options.text,
                 keep_cases=False,
                 on_case=each,
+                kept_baseline=baseline,
             )
         )
+        baseline.write()
 
     with named_failures(folder.cases):
         write_file(folder.cases, fill)

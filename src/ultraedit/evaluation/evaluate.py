@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from ultraedit.encoding.tokenise import Encoded, Encoder
 from ultraedit.errors import InputError
+from ultraedit.evaluation.baseline import Baseline, Measured, Unedited
 from ultraedit.evaluation.matching import matches
 from ultraedit.evaluation.perplexity import perplexity
 from ultraedit.evaluation.report import CaseResult, Report, Scores, Tally, mean_scores
@@ -41,14 +43,6 @@ class Question:
     prompt_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A question's scores in one state of the model, and its free answer if asked for."""
-
-    scores: dict[str, float]
-    answer: Answer | None
-
-
 def evaluate(
     workbench: ModelWorkbench,
     cases: Iterable[Case | Edit],
@@ -60,6 +54,7 @@ def evaluate(
     keep_cases: bool = True,
     on_case: Callable[[CaseResult], None] | None = None,
     answer_tokens: int = ANSWER_TOKENS,
+    kept_baseline: Baseline | None = None,
 ) -> Report:
     """Scores of all cases after editing, beside the unedited model's.
 
@@ -75,18 +70,20 @@ def evaluate(
         keep_cases: Whether the report holds every case's result.
         on_case: Called with every case's result.
         answer_tokens: Where a free answer is cut.
+        kept_baseline: Holds what the unedited model answered in an earlier evaluation, or will.
 
     Raises:
         InputError: no cases, or a text the model cannot read.
     """
     began = time.perf_counter()
+    kept_baseline = kept_baseline or Baseline()
     before, after = Tally(), Tally()
     kept: list[CaseResult] = []
     count = 0
     whole = (Case(case) if isinstance(case, Edit) else case for case in cases)
     for chunk in _chunks(whole, CHUNK):
         for result in _evaluate_chunk(
-            workbench, chunk, count, unedited, baseline, generate, answer_tokens
+            workbench, chunk, count, unedited, baseline, generate, answer_tokens, kept_baseline
         ):
             before.add(result.before)
             after.add(result.after)
@@ -99,14 +96,12 @@ def evaluate(
         raise InputError("there are no cases to evaluate")
     drift: dict[str, float | None] = {}
     if text is not None:
+        measure = partial(_perplexity, workbench, text)
+
         if unedited is not None:
             with unedited():
-                drift["before"] = perplexity(
-                    workbench.model, workbench.tokenizer, text, device=workbench.device
-                )
-        drift["after"] = perplexity(
-            workbench.model, workbench.tokenizer, text, device=workbench.device
-        )
+                drift["before"] = kept_baseline.perplexity(measure)
+        drift["after"] = measure()
     return Report(
         count=count,
         counts=after.cases(),
@@ -116,6 +111,10 @@ def evaluate(
         seconds=time.perf_counter() - began,
         cases=tuple(kept),
     )
+
+
+def _perplexity(workbench: ModelWorkbench, text: str | Path) -> float | None:
+    return perplexity(workbench.model, workbench.tokenizer, text, device=workbench.device)
 
 
 def questions(case: Case, place: int, encoder: Encoder) -> Iterator[Question]:
@@ -135,6 +134,7 @@ def _evaluate_chunk(
     baseline: bool,
     generate: bool,
     answer_tokens: int,
+    kept_baseline: Baseline,
 ) -> Iterator[CaseResult]:
     asked = [
         question
@@ -148,18 +148,23 @@ def _evaluate_chunk(
                 encoded, f"{question.kind} of case {case.edit.id or start + question.case + 1}"
             )
     local = [i for i, question in enumerate(asked) if question.kind == "locality"]
-    own: dict[int, Encoded] = {}
-    old: list[Measured] = []
-    with unedited() if unedited else nullcontext():
-        if local and unedited:
-            free = _free(workbench, [asked[i] for i in local], answer_tokens)
-            own = {
-                i: Encoded(asked[i].prompt_ids, answer.ids, len(answer.ids))
-                for i, answer in zip(local, free, strict=True)
-            }
-        if baseline and unedited:
-            old = _measure(workbench, asked, own, generate, answer_tokens)
-    new = _measure(workbench, asked, own, generate, answer_tokens)
+
+    def own_answers(found: Mapping[int, tuple[int, ...]]) -> dict[int, Encoded]:
+        return {i: Encoded(asked[i].prompt_ids, ids, len(ids)) for i, ids in found.items()}
+
+    def ask_unedited() -> Unedited:
+        assert unedited is not None
+        with unedited():
+            free = _free(workbench, [asked[i] for i in local], answer_tokens) if local else []
+            found = {i: answer.ids for i, answer in zip(local, free, strict=True)}
+            if not baseline:
+                return Unedited(found, [])
+            measured = _measure(workbench, asked, own_answers(found), generate, answer_tokens)
+            return Unedited(found, measured)
+
+    known = kept_baseline.answers(ask_unedited) if unedited else Unedited({}, [])
+    old = known.measured
+    new = _measure(workbench, asked, own_answers(known.own), generate, answer_tokens)
     of_case: list[list[int]] = [[] for _ in chunk]
     for i, question in enumerate(asked):
         of_case[question.case].append(i)

@@ -116,7 +116,7 @@ def _follow(out: Path, number: int, weights: bool) -> _Followed:
                 passes, record = read_factors(layout.history, last.factors)
                 for shifts in passes if weights else ():
                     masters = apply_shifts(masters, shifts, head, last.device)
-                if last.kind == "turn":
+                if last.kind == "turn" or record:
                     there = _place(last.device)
                     if REFERENCE in record:
                         constants = read_constants(layout.internal, manifest.constants, record)

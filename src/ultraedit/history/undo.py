@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ultraedit.errors import InputError
 from ultraedit.history.effect import locate
@@ -22,9 +23,11 @@ from ultraedit.history.rebuild import (
 )
 from ultraedit.linalg.shift import LowRank, Shift
 from ultraedit.linalg.threads import threads
-from ultraedit.methods.registry import available
+from ultraedit.methods.registry import available, method_class
+from ultraedit.records import Edit
 from ultraedit.storage import (
     Change,
+    EditRecord,
     Entry,
     Head,
     Layout,
@@ -39,6 +42,7 @@ from ultraedit.storage import (
     settle,
     write,
 )
+from ultraedit.storage.constants import Constants, separate, together
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
         author: Who takes it back.
 
     Raises:
-        InputError: no such edit is in effect, its shift cannot be told from the others', or
+        InputError: no such edit is in effect, its shift is not kept apart from the others', or
             is not kept.
         UltraEditError: it cannot be written.
     """
@@ -150,7 +154,8 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
                 " whole turns"
             )
         entry = journal.entry(found)
-        passes = contribution(layout, head, entry, place)
+        written = _written(layout, head, entry)
+        passes = contribution(written, entry.number, place)
     snapshot = current(out)
     masters = dict(snapshot.masters)
     with threads(snapshot.settings["threads"]):
@@ -158,47 +163,76 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
             masters = apply_shifts(masters, shifts, head, entry.device)
     settings = dict(snapshot.settings)
     settings["edits"] -= 1
+    state, constants, record = snapshot.state, snapshot.constants, None
+    if not any(written):
+        state, constants, record = _forgotten(snapshot, entry.records[place])
     after = Snapshot(
         served=served(masters, snapshot.originals),
         masters=masters,
         originals=snapshot.originals,
-        state=snapshot.state,
+        state=state,
         settings=settings,
         version=snapshot.version,
-        constants=snapshot.constants,
+        constants=constants,
     )
     made = Entry(
         "undo-edit", now(), author or this_user(), settings["turns"], settings["edits"],
         passes=len(passes), of=found, place=place, run=settings.get("run"),
         device=entry.device, records=(entry.records[place],),
     )  # fmt: skip
-    _write(out, after, head, digest, Change(made, passes, None))
+    _write(out, after, head, digest, Change(made, passes, record))
     return Undone(head.number + 1, found, made.turns, made.edits)
 
 
-def contribution(layout: Layout, head: Head, entry: Entry, place: int) -> list[Mapping[str, Shift]]:
-    """What takes the rows of one edit out again, pass by pass.
+def _written(layout: Layout, head: Head, entry: Entry) -> list[dict[str, Shift]]:
+    """The shifts of a turn, pass by pass.
 
     Raises:
-        InputError: the rows cannot be told apart, or are not kept.
+        InputError: they are not kept.
     """
     if entry.factors is None or entry.number <= head.factors_after:
         raise InputError(
             f"the shifts of turn {entry.number} are not kept; `undo --to` brings back a whole state"
         )
     passes, _ = read_factors(layout.history, entry.factors)
-    if not any(passes):
-        raise InputError(
-            f"turn {entry.number} changed no weights, so no edit can be subtracted; use `undo --to`"
-        )
+    return passes
+
+
+def _forgotten(
+    snapshot: Snapshot, record: EditRecord
+) -> tuple[dict[str, Tensor], Constants, dict[str, Tensor]]:
+    """The method's state without an edit, its constants, and what it records of the change."""
+    assert snapshot.state is not None
+    settings = snapshot.settings
+    method = method_class(settings["method"]).with_settings(settings["method_settings"])
+    method.load_state_dict(together(snapshot.state, snapshot.constants))
+    method.forget(Edit(record.prompt, record.target, record.subject, record.id))
+    state, constants = separate(method.state_dict(), method.is_constant, snapshot.constants)
+    kept, _ = separate(method.record(), method.is_constant, constants)
+    return state, constants, kept
+
+
+def contribution(
+    passes: Sequence[Mapping[str, Shift]], number: int, place: int
+) -> list[Mapping[str, Shift]]:
+    """What takes the rows of one edit out again, pass by pass.
+
+    Args:
+        passes: The shifts of its turn.
+        number: The entry of the turn.
+        place: Of the edit in the turn.
+
+    Raises:
+        InputError: the rows are not kept apart.
+    """
     result: list[Mapping[str, Shift]] = []
     for shifts in passes:
         rows: dict[str, Shift] = {}
         for module, shift in shifts.items():
             if not isinstance(shift, LowRank):
                 raise InputError(
-                    f"turn {entry.number} changed {module} as a whole: single edits cannot be"
-                    " told apart; use `undo --to`"
+                    f"turn {number} changed {module} as a whole, so no edit can be"
+                    " subtracted; use `undo --to`"
                 )
             own = shift.of_edits(torch.tensor([place]))
             if len(own.edit_index):

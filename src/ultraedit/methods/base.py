@@ -32,7 +32,7 @@ from ultraedit.models.memory import NO_COST, Cost
 from ultraedit.models.presets import published_modules
 from ultraedit.models.target import Target
 from ultraedit.progress import Advance
-from ultraedit.records import Edit
+from ultraedit.records import Case, Edit
 
 Shifts = Mapping[str, Shift]
 
@@ -47,8 +47,9 @@ class MethodInfo:
         reference: The paper, by arXiv number.
         changes_weights: False for side memories that are routed to at inference.
         needs_subject: Whether every edit must name its subject, with default settings.
-        needs_training: Whether it has to be trained before it can edit.
-        tells_edits_apart: Whether one edit of a turn can be taken back without the others.
+        needs_training: Whether `train` has to be called before it can edit.
+        tells_edits_apart: Whether one edit of a turn can be taken back without the others: by
+            the rows of its shifts, or by `forget`.
         also_at_once: Whether comparisons also show it with all edits in one turn, which no stream
             of edits allows.
         has_forms: Whether it writes an edit in its other forms by itself, `Workbench.also` among
@@ -212,6 +213,20 @@ class Method(ABC):
     def detach(self) -> None:  # noqa: B027 - optional
         """Undo `attach`."""
 
+    def train(self, workbench: Workbench, cases: Sequence[Case]) -> None:
+        """Fit what the method needs before its first turn.
+
+        What was fitted is part of `state_dict`, where `is_constant` says that it stays.
+
+        Args:
+            workbench: The unedited model; its weights are as they were afterwards.
+            cases: Edits with their probes, not those that are to be written.
+
+        Raises:
+            InputError: the method needs no training, or these cases do not do.
+        """
+        raise InputError(f"method {self.info.name} needs no training")
+
     @abstractmethod
     def passes(
         self, workbench: Workbench, edits: Sequence[Edit], texts: Sequence[Encoded]
@@ -236,6 +251,22 @@ class Method(ABC):
     def bypassed(self) -> AbstractContextManager[Any]:
         """The model as if this method were not attached; for methods that wrap modules."""
         return nullcontext()
+
+    def forget(self, edit: Edit) -> None:
+        """Drop an edit from the state, where its turn changed no weights.
+
+        `record` is asked afterwards, as after a turn, and `replay` follows it with no passes.
+
+        Args:
+            edit: With the prompt, target and subject that `passes` was given.
+
+        Raises:
+            InputError: the method cannot.
+        """
+        raise InputError(
+            f"method {self.info.name} changed no weights in that turn, so no edit can be"
+            " subtracted; use `undo --to`"
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything a later turn depends on, as tensors."""

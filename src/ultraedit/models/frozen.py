@@ -92,9 +92,9 @@ def loading_options(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
-    """What `from_pretrained` is to be told so that the frozen blocks are held as wanted.
+    """Arguments of `from_pretrained` that hold the frozen blocks in the place asked for.
 
-    A model whose first block is edited has none: a warning says so, and nothing is told.
+    A model whose first block is edited has none: a warning says so, and there are no arguments.
 
     Args:
         model: As it will be loaded; its weights are not looked at.

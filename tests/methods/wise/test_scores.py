@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ultraedit.methods.wise.scores import Margins, asked, margin_loss, scores
+from ultraedit.methods.routing import asked
+from ultraedit.methods.wise.scores import Margins, margin_loss, scores
 
 
 def test_scores_are_means_of_lengths(generator):

@@ -95,7 +95,7 @@ def test_the_models_own_generation_is_routed(make, edits):
 def test_what_is_far_from_every_edit_is_answered_by_the_model_itself(make, edits):
     editor = make(steps=60, share=1.0, ratio=1.0, batch=3)
     editor.edit(edits)
-    editor.method.router.ratio = 1e6
+    editor.method.router.memory.ratio = 1e6
     texts = [editor.workbench.encoder.encode(e.prompt, e.answers[0]) for e in edits]
     asked = editor.workbench.score(texts)
     with editor.unedited():

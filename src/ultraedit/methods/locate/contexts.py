@@ -59,7 +59,9 @@ def located(workbench: Workbench, edit: Edit, fact_token: str, before: str = "")
 
 
 def essence(workbench: Workbench, edit: Edit, fact_token: str) -> Located | None:
-    """`{subject} is a`, to be gone on with: what a model takes the subject for. None without one.
+    """The prompt `{subject} is a`, whose continuation says what a model takes the subject for.
+
+    None for an edit without a subject.
 
     Its target is one token of no meaning, since the distribution of it is what counts.
     """

@@ -16,9 +16,10 @@ from ultraedit.encoding.batching import Query
 from ultraedit.encoding.tokenise import Encoded
 from ultraedit.errors import InputError
 from ultraedit.methods.base import Method, MethodInfo, Shifts, Workbench
+from ultraedit.methods.routing import Router
 from ultraedit.methods.sample_text import drawn, of_file
 from ultraedit.methods.settings import check_positive, is_count
-from ultraedit.methods.wise.router import Router
+from ultraedit.methods.wise.copies import SideCopies
 from ultraedit.methods.wise.scores import Margins
 from ultraedit.methods.wise.shards import Shard, mask
 from ultraedit.methods.wise.state import WiseState
@@ -137,7 +138,7 @@ class Wise(Method):
             raise InputError(f"wise copies one module, not {len(workbench.targets)}")
         (target,) = workbench.targets.values()
         self._device = target.parameter.device
-        self.router = Router(workbench.model, target.module, self.config.ratio)
+        self.router = Router(workbench.model, target.module)
 
     def detach(self) -> None:
         if self.router is not None:
@@ -214,7 +215,9 @@ class Wise(Method):
     def _serve(self, state: WiseState) -> None:
         self.state = state.on(self._device)
         if self.router is not None:
-            self.router.serve(self.state.serving)
+            shards = self.state.serving
+            edited = any(shard.edits for shard in shards)
+            self.router.serve(SideCopies(shards, self.config.ratio) if edited else None)
 
     def query(self, query: Query) -> AbstractContextManager[Any]:
         return nullcontext() if self.router is None else self.router.query(query)

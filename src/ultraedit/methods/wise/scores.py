@@ -26,22 +26,6 @@ class Margins:
     between: float
 
 
-def asked(mask: Tensor, ends: Tensor) -> Tensor:
-    """(b, t) bool: the tokens whose activations are looked at.
-
-    A text's first token is no more this text's than any other's, and is left out where there
-    are others.
-
-    Args:
-        mask: (b, t) bool, tokens that are none of the padding.
-        ends: (b,) the last column of each row that counts.
-    """
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    own = mask & (columns[None, :] <= ends.to(mask.device)[:, None])
-    first = own & (own.cumsum(1) == 1)
-    return own & (~first | (own.sum(1, keepdim=True) == 1))
-
-
 def scores(inputs: Tensor, text: Tensor, count: int, delta: Tensor) -> Tensor:
     """(count,) activation scores: the mean over a text's tokens of |a (W' - W)|.
 

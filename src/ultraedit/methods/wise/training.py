@@ -15,7 +15,8 @@ from ultraedit.errors import TurnRefusedError
 from ultraedit.forward.capture import frozen
 from ultraedit.forward.positions import Spots, recorded
 from ultraedit.methods.base import Workbench
-from ultraedit.methods.wise.scores import Margins, asked, margin_loss, scores
+from ultraedit.methods.routing import asked
+from ultraedit.methods.wise.scores import Margins, margin_loss, scores
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""At inference: is this query about something that was edited, and which side memory knows it?"""
+"""Routing at inference: which texts a side memory answers, decided once for their cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from ultraedit.encoding.batching import Query
 from ultraedit.errors import InputError
-from ultraedit.methods.wise.scores import asked, scores
-from ultraedit.methods.wise.shards import Shard
 
 UNROUTED = -1
 # What transformers calls what it keeps of earlier tokens.
@@ -69,7 +67,7 @@ class Pass:
 
 
 def _is_own(cache: object) -> bool:
-    """Whether it can be told from others for as long as it lives, which lists and tuples cannot."""
+    """Whether the object can be a key of a weak dictionary; lists and tuples cannot."""
     kind = type(cache)
     return cache is not None and kind.__weakrefoffset__ > 0 and kind.__hash__ is not None
 
@@ -85,10 +83,49 @@ def _flat(mask: object, rows: int, columns: int) -> Tensor | None:
     return mask.bool() if mask.shape == (rows, columns) else None
 
 
-class Router:
-    """Adds what a side memory changes, to the texts that it is about.
+class SideMemory(Protocol):
+    """What a router asks."""
 
-    A text is scored when it is first read: over its prompt where a `Query` says which tokens
+    def choose(self, inputs: Tensor, asked: Tensor) -> Tensor:
+        """(b,) int64, which entry answers each text; `UNROUTED` for none.
+
+        Args:
+            inputs: (b, t, d) of the routed module.
+            asked: (b, t) bool, the tokens of each text that it is judged by.
+        """
+        ...
+
+    def answer(self, entry: int, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """(n, t, e) outputs of the module for texts that an entry answers.
+
+        Args:
+            entry: Which.
+            inputs: (n, t, d) of the module.
+            outputs: (n, t, e), the module's own.
+        """
+        ...
+
+
+def asked(mask: Tensor, ends: Tensor) -> Tensor:
+    """(b, t) bool: the tokens whose activations are looked at.
+
+    A text's first token is no more this text's than any other's, and is left out where there
+    are others.
+
+    Args:
+        mask: (b, t) bool, tokens that are none of the padding.
+        ends: (b,) the last column of each row that counts.
+    """
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    own = mask & (columns[None, :] <= ends.to(mask.device)[:, None])
+    first = own & (own.cumsum(1) == 1)
+    return own & (~first | (own.sum(1, keepdim=True) == 1))
+
+
+class Router:
+    """Lets a side memory answer the texts that it is about.
+
+    The memory chooses when a text is first read: by its prompt where a `Query` says which tokens
     these are, and over all of its tokens otherwise. What is generated after it, token by token
     from the same cache, goes the same way; several tokens more are another question. Without a
     cache, or with one that is a bare list, every pass is a question outside of a `Query`. Not for
@@ -96,43 +133,39 @@ class Router:
 
     Args:
         model: Whose forward passes are watched.
-        module: The linear map that the side memories are copies of.
-        ratio: A memory serves what scores above `ratio` of the least its own edits do.
+        module: Whose outputs the side memory may replace.
 
     Raises:
         InputError: the module has a router already.
     """
 
-    def __init__(self, model: nn.Module, module: nn.Module, ratio: float) -> None:
+    def __init__(self, model: nn.Module, module: nn.Module) -> None:
         hooks = module._forward_hooks.values()
         if any(isinstance(getattr(hook, "__self__", None), Router) for hook in hooks):
             raise InputError(
                 "another editor's side memory is attached to this model; take it off with"
                 " editor.method.detach() first"
             )
-        self.ratio = ratio
         self.enabled = True
         self.asked = 0
         self.routed = 0
-        self.memories: tuple[Shard, ...] = ()
+        self.memory: SideMemory | None = None
         self._names = list(signature(model.forward).parameters)
         self._query: Query | None = None
         self._routing = Routing()
         self._pass: Pass | None = None
         self._first: Tensor | None = None
         self._by_cache: WeakKeyDictionary[object, Tensor] = WeakKeyDictionary()
-        self._served: dict[tuple[int, torch.dtype], Tensor] = {}
         self._handles = [
             model.register_forward_pre_hook(self._begin, with_kwargs=True),
             model.register_forward_hook(self._end, always_call=True),
             module.register_forward_hook(self._answer),
         ]
 
-    def serve(self, memories: Sequence[Shard]) -> None:
-        """Answer through these from now on; what was decided before is forgotten."""
-        self.memories = tuple(memories)
+    def serve(self, memory: SideMemory | None) -> None:
+        """Answer through this memory from now on; what was decided before is forgotten."""
+        self.memory = memory
         self._by_cache.clear()
-        self._served = {}
 
     def remove(self) -> None:
         """Leave model and module as they were."""
@@ -164,18 +197,19 @@ class Router:
         self._pass = None
 
     def _answer(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if not self.enabled or self._pass is None or not any(m.edits for m in self.memories):
+        if not self.enabled or self._pass is None or self.memory is None:
             return output
         now, inputs = self._pass, args[0]
         inputs = inputs.reshape(now.rows, -1, inputs.shape[-1])
         chosen = self._decided(now)
         if chosen is None:
-            chosen = self._choose(inputs, now)
+            chosen = self.memory.choose(inputs, self._asked(inputs, now))
             self._remember(now, chosen)
         found = output.reshape(now.rows, -1, output.shape[-1])
         for number in set(chosen.tolist()) - {UNROUTED}:
             rows = (chosen == number).nonzero()[:, 0]
-            found = found.index_add(0, rows, inputs[rows] @ self._delta(number, inputs.dtype))
+            answered = self.memory.answer(number, inputs[rows], found[rows])
+            found = found.index_copy(0, rows, answered.to(found.dtype))
         return found.reshape(output.shape)
 
     def _decided(self, now: Pass) -> Tensor | None:
@@ -196,27 +230,7 @@ class Router:
         if now.cache is not None:
             self._by_cache[now.cache] = chosen
 
-    def _delta(self, number: int, dtype: torch.dtype) -> Tensor:
-        """A memory in the model's dtype; made once."""
-        key = number, dtype
-        if key not in self._served:
-            self._served[key] = self.memories[number].delta.to(dtype)
-        return self._served[key]
-
-    def _choose(self, inputs: Tensor, now: Pass) -> Tensor:
-        """(b,) int64: the memory that a row activates most, of those whose edits score no more."""
-        mask = self._tokens(inputs, now)
-        text = mask.nonzero()[:, 0]
-        keys = inputs[mask]
-        chosen = torch.full((now.rows,), UNROUTED, device=inputs.device)
-        highest = torch.zeros(now.rows, device=inputs.device)
-        for number, memory in enumerate(self.memories):
-            found = scores(keys, text, now.rows, self._delta(number, keys.dtype))
-            ours = (found > self.ratio * memory.least) & (found > highest)
-            chosen[ours], highest[ours] = number, found[ours]
-        return chosen
-
-    def _tokens(self, inputs: Tensor, now: Pass) -> Tensor:
+    def _asked(self, inputs: Tensor, now: Pass) -> Tensor:
         """(b, t) bool: what of this pass is asked."""
         rows, columns = inputs.shape[:2]
         query = self._query

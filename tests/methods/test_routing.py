@@ -6,7 +6,8 @@ from torch import nn
 
 from ultraedit import InputError
 from ultraedit.encoding.batching import Query
-from ultraedit.methods.wise.router import Router
+from ultraedit.methods.routing import Router
+from ultraedit.methods.wise.copies import SideCopies
 from ultraedit.methods.wise.shards import Shard
 
 
@@ -39,6 +40,10 @@ def rows(*firsts):
     return torch.tensor([[[9.0, 0.0], [f, 0.0], [f, 0.0]] for f in firsts])
 
 
+def copies(*shards, ratio=1.0):
+    return SideCopies(shards, ratio)
+
+
 @pytest.fixture
 def model():
     return Model()
@@ -49,8 +54,8 @@ def added(model, inputs, **rest):
 
 
 def test_what_scores_above_the_ratio_of_the_least_is_routed(model):
-    router = Router(model, model.linear, 0.88)
-    router.serve((memory(1.0, 10.0),))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 10.0), ratio=0.88))
     # Scores are the first feature itself: 8.8 is the limit.
     found = added(model, rows(8.79, 8.81, 20.0))
     torch.testing.assert_close(found[:, 1], torch.tensor([0.0, 8.81, 20.0]))
@@ -60,16 +65,16 @@ def test_what_scores_above_the_ratio_of_the_least_is_routed(model):
 
 
 def test_of_several_memories_the_most_activated_serves(model):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 1.0), memory(3.0, 30.0), memory(2.0, 1.0)))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 1.0), memory(3.0, 30.0), memory(2.0, 1.0)))
     found = added(model, rows(0.4, 5.0, 20.0))
     # At 5 the second would score 15, which is less than its own edits do.
     torch.testing.assert_close(found[:, 1], torch.tensor([0.0, 10.0, 60.0]))
 
 
 def test_a_query_says_which_tokens_are_asked(model):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 5.0),))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 5.0)))
     inputs = torch.tensor([[[9.0, 0.0], [2.0, 0.0], [90.0, 0.0]]] * 2)
     mask = torch.ones(2, 3, dtype=torch.long)
     with router.query(Query(torch.tensor([1, 2]), mask)) as routing:
@@ -80,8 +85,8 @@ def test_a_query_says_which_tokens_are_asked(model):
 
 
 def test_padding_is_not_asked(model):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 5.0),))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 5.0)))
     inputs = torch.tensor([[[90.0, 0.0], [9.0, 0.0], [6.0, 0.0], [2.0, 0.0]]])
     mask = torch.tensor([[0, 1, 1, 1]])
     # (6 + 2) / 2 without the padding and the first token.
@@ -90,8 +95,8 @@ def test_padding_is_not_asked(model):
 
 
 def test_what_is_generated_goes_the_way_of_its_own_prompt(model):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 5.0),))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 5.0)))
     ours, others = Cache(0), Cache(0)
     added(model, rows(2.0, 7.0), past_key_values=ours)
     added(model, rows(7.0, 2.0), past_key_values=others)
@@ -106,9 +111,9 @@ def test_what_is_generated_goes_the_way_of_its_own_prompt(model):
 
 
 @pytest.mark.parametrize("cache", [[torch.zeros(1)], (torch.zeros(1),)])
-def test_with_a_cache_that_cannot_be_told_from_others_every_pass_is_a_question(model, cache):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 5.0),))
+def test_with_a_cache_that_is_a_list_every_pass_is_a_question(model, cache):
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 5.0)))
     added(model, rows(2.0), past_key_values=cache)
     one = torch.tensor([[[50.0, 0.0]]])
     assert added(model, one, past_key_values=cache).tolist() == [[50.0]]
@@ -116,8 +121,8 @@ def test_with_a_cache_that_cannot_be_told_from_others_every_pass_is_a_question(m
 
 
 def test_inside_a_query_the_first_decision_stays_without_any_cache(model):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 5.0),))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 5.0)))
     longer = torch.cat([rows(2.0), torch.tensor([[[90.0, 0.0]]])], 1)
     with router.query(Query(torch.tensor([2]), torch.ones(1, 3))) as routing:
         assert not added(model, rows(2.0)).any()
@@ -129,8 +134,8 @@ def test_inside_a_query_the_first_decision_stays_without_any_cache(model):
 
 @pytest.mark.parametrize("kind", [torch.bool, torch.float32])
 def test_masks_of_four_dimensions_and_by_position(model, kind):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 5.0),))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 5.0)))
     inputs = torch.tensor([[[90.0, 0.0], [9.0, 0.0], [6.0, 0.0], [2.0, 0.0]]])
     flat = torch.tensor([[False, True, True, True]])
     mask = flat[:, None, None, :].expand(1, 1, 4, 4)
@@ -140,29 +145,29 @@ def test_masks_of_four_dimensions_and_by_position(model, kind):
 
 
 def test_other_memories_make_what_was_decided_void(model):
-    router = Router(model, model.linear, 1.0)
-    router.serve((memory(1.0, 5.0), memory(2.0, 5.0)))
+    router = Router(model, model.linear)
+    router.serve(copies(memory(1.0, 5.0), memory(2.0, 5.0)))
     cache = Cache(0)
     added(model, rows(7.0), past_key_values=cache)
     cache.length = 3
-    router.serve((memory(1.0, 5.0),))
+    router.serve(copies(memory(1.0, 5.0)))
     one = torch.tensor([[[6.0, 0.0]]])
     assert added(model, one, past_key_values=cache).tolist() == [[6.0]]
 
 
 def test_a_second_router_of_one_module_is_refused(model):
-    first = Router(model, model.linear, 1.0)
+    first = Router(model, model.linear)
     with pytest.raises(InputError, match="detach"):
-        Router(model, model.linear, 1.0)
+        Router(model, model.linear)
     first.remove()
-    Router(model, model.linear, 1.0).remove()
+    Router(model, model.linear).remove()
 
 
 def test_it_can_be_bypassed_and_does_nothing_without_edits(model):
-    router = Router(model, model.linear, 1.0)
-    router.serve((Shard.empty(2, 2, 0.2, 0),))
+    router = Router(model, model.linear)
+    router.serve(None)
     assert not added(model, rows(50.0)).any()
-    router.serve((memory(1.0, 5.0),))
+    router.serve(copies(memory(1.0, 5.0)))
     with router.bypassed():
         assert not added(model, rows(50.0)).any()
     assert added(model, rows(50.0)).any()
