@@ -1,32 +1,28 @@
-"""Efficacy against locality, one labelled point per run, as an SVG."""
+"""Efficacy against locality, one mark per run, as an SVG."""
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ultraedit.comparison.formatting import seconds, size
-from ultraedit.comparison.labels import nearest, place
 from ultraedit.comparison.result import Cost
 from ultraedit.comparison.state import Comparison
 from ultraedit.comparison.table import UNEDITED
 from ultraedit.evaluation.report import Report
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's, which people tell apart who do not see all colours, and two more.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2")
 GREY = "#555555"
-WIDTH, HEIGHT = 8.0, 6.0  # inches
+MARKERS = "osD^vPph"
+WIDTH, HEIGHT = 8.0, 5.0  # inches
 MARK = 9.0  # points across
-# SVG has 72 points to the inch, and so have the labels' measures then.
-DPI = 72
-# Letters as outlines, which look the same everywhere, and are as wide as they are measured to be.
+# Letters as outlines, which look the same everywhere.
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ultraedit", "svg.fonttype": "path", "text.hinting": "none", "font.size": 10,
 }  # fmt: skip
@@ -40,8 +36,9 @@ class Point:
 
     Attributes:
         x, y: Locality and efficacy, in [0, 1].
-        label: Beside it, one or two lines.
+        label: In the legend.
         colour: Of the mark.
+        marker: Its shape.
         hollow: All edits were one turn.
     """
 
@@ -49,6 +46,7 @@ class Point:
     y: float
     label: str
     colour: str
+    marker: str
     hollow: bool = False
 
 
@@ -65,25 +63,25 @@ def picture(comparison: Comparison) -> str | None:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-        draw(figure, [*points, Point(*unedited, UNEDITED, GREY)], comparison)
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        draw(figure, [*points, Point(*unedited, UNEDITED, GREY, "X")], comparison)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
 
 
 def points_of(comparison: Comparison) -> list[Point]:
-    """A point per run that is done; runs of one method share a colour."""
+    """A point per run that is done; runs of one method share colour and shape."""
     methods = list(dict.fromkeys(run.method for run in comparison.plan.runs))
     points = []
     for run in comparison.plan.runs:
         result = comparison.results.get(run.name)
         position = _position(None if result is None else result.report)
         if result is not None and position is not None:
-            colour = COLOURS[methods.index(run.method) % len(COLOURS)]
-            title = f"{run.method}, all at once" if run.at_once else run.method
-            label = f"{title}\n{_cost(result.cost)}"
-            points.append(Point(*position, label, colour, run.at_once))
+            number = methods.index(run.method) % len(COLOURS)
+            label = f"{run.title}\n{_cost(result.cost)}"
+            style = COLOURS[number], MARKERS[number]
+            points.append(Point(*position, label, *style, hollow=run.at_once))
     return points
 
 
@@ -93,16 +91,14 @@ def draw(figure: Figure, points: Sequence[Point], comparison: Comparison) -> Non
     plan = comparison.plan
     axes.set_title(
         f"{plan.model}: {plan.edits:,} edits in turns of {plan.turn_size:,}",
-        loc="left", pad=18, parse_math=False,
+        loc="left", parse_math=False,
     )  # fmt: skip
-    axes.annotate(
-        "beside each mark: time per edit, peak memory beyond the loaded model", (0, 1),
-        xycoords="axes fraction", xytext=(0, 5), textcoords="offset points", fontsize=9, color=GREY,
-    )  # fmt: skip
-    for point in points[:-1]:
-        face = "white" if point.hollow else point.colour
-        _mark(axes, point, marker="o", markerfacecolor=face, markeredgewidth=1.6)
-    _mark(axes, points[-1], marker="X", markerfacecolor=GREY)
+    for point in points:
+        axes.plot(
+            [point.x], [point.y], point.marker, color=point.colour, markersize=MARK,
+            markerfacecolor="white" if point.hollow else point.colour, markeredgewidth=1.6,
+            label=point.label,
+        )  # fmt: skip
     for name, values in (("x", [p.x for p in points]), ("y", [p.y for p in points])):
         low, high = limits(values)
         getattr(axes, f"set_{name}lim")(low, high)
@@ -115,9 +111,12 @@ def draw(figure: Figure, points: Sequence[Point], comparison: Comparison) -> Non
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(point.hollow for point in points):
-        _legend(figure)
-    _label(figure, axes, points)
+    legend = figure.legend(
+        loc="outside right upper", frameon=False, labelspacing=0.8,
+        title="time per edit, peak memory\nbeyond the loaded model", title_fontsize=9,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def limits(values: Sequence[float]) -> tuple[float, float]:
@@ -128,8 +127,8 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
     else:
         pad = max(0.25 * (high - low), (LEAST_SPAN - (high - low)) / 2)
         low, high = max(low - pad, 0.0), min(high + pad, 1.0)
-    # Marks on the edge are to be seen whole, and the best ones to have room for their labels.
-    return low - 0.03 * (high - low), high + 0.1 * (high - low)
+    # Marks on the edge are to be seen whole.
+    return low - 0.03 * (high - low), high + 0.03 * (high - low)
 
 
 def _position(report: Report | None) -> tuple[float, float] | None:
@@ -149,57 +148,3 @@ def _cost(cost: Cost) -> str:
 
 def _axis(what: str, shown: tuple[float, float]) -> str:
     return f"{what} (the axis does not begin at 0)" if shown[0] > 0 else what
-
-
-def _mark(axes: Axes, point: Point, **style: Any) -> None:
-    axes.plot(
-        [point.x], [point.y], linestyle="none", markersize=MARK, markeredgecolor=point.colour,
-        zorder=3, **style,
-    )  # fmt: skip
-
-
-def _legend(figure: Figure) -> None:
-    from matplotlib.lines import Line2D
-
-    style: dict[str, Any] = {
-        "linestyle": "none", "marker": "o", "markersize": MARK, "markeredgecolor": GREY,
-        "markeredgewidth": 1.6,
-    }  # fmt: skip
-    handles = [
-        Line2D([], [], markerfacecolor=GREY, label="turn by turn", **style),
-        Line2D([], [], markerfacecolor="white", label="all edits in one turn", **style),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-
-
-def _label(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Labels where they cover nothing, with a line to those that are not next to their mark."""
-    # Only a figure that is laid out has places; they hold while the layout is not made again.
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    texts = [
-        axes.annotate(
-            point.label, (point.x, point.y), xytext=(0, 0), textcoords="offset points", fontsize=9,
-            color="#222222", ha="left", va="bottom", linespacing=1.15, parse_math=False, zorder=4,
-        )
-        for point in points
-    ]  # fmt: skip
-    sizes = []
-    for text in texts:
-        extent = text.get_window_extent()
-        sizes.append((extent.width, extent.height))
-    marks = [tuple(axes.transData.transform((point.x, point.y))) for point in points]
-    inside = axes.get_window_extent()
-    boxes = place(marks, sizes, (inside.x0, inside.y0, inside.x1, inside.y1), MARK / 2)
-    for text, point, (x, y), box in zip(texts, points, marks, boxes, strict=True):
-        text.set_position((box[0] - x, box[1] - y))
-        near_x, near_y = nearest((x, y), box)
-        if math.dist((x, y), (near_x, near_y)) > 1.4 * MARK:
-            axes.annotate(
-                "", (point.x, point.y), xytext=(near_x - x, near_y - y),
-                textcoords="offset points", zorder=2,
-                arrowprops={
-                    "arrowstyle": "-", "color": point.colour, "linewidth": 0.8, "shrinkA": 0,
-                    "shrinkB": 0,
-                },
-            )  # fmt: skip
