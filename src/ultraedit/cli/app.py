@@ -10,6 +10,7 @@ import typer
 
 from ultraedit.cli.ability import ability
 from ultraedit.cli.apply import apply
+from ultraedit.cli.bench_build import bench_build
 from ultraedit.cli.check import check
 from ultraedit.cli.compare import compare
 from ultraedit.cli.demo import demo
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "apply": apply,
     "inspect": inspect,
+    "bench-build": bench_build,
     "methods": methods,
     "models": models,
 }

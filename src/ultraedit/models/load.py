@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -63,7 +64,10 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
     source = resolve(name)
     if Path(source).is_dir():
         return Path(source)
-    config = try_to_load_from_cache(source, "config.json")
+    try:
+        config = try_to_load_from_cache(source, "config.json")
+    except HFValidationError:
+        return None  # no name that a repository can have
     return Path(config).parent if isinstance(config, str) else None
 
 
