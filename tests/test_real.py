@@ -9,10 +9,14 @@ from ultraedit.cli.console import quiet_libraries
 from ultraedit.evaluation.matching import mentions
 from ultraedit.models.named import is_fetched
 
-pytestmark = pytest.mark.skipif(
-    not is_fetched("smollm2"),
-    reason="smollm2 is not on this machine; python -m ultraedit.models.fetch smollm2 gets it",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not is_fetched("smollm2"),
+        reason="smollm2 is not on this machine; python -m ultraedit.models.fetch smollm2 gets it",
+    ),
+    # One edited model serves all tests of the module.
+    pytest.mark.xdist_group("real"),
+]
 
 EDITS = [
     Edit("What is the capital of France?", "Berlin"),
@@ -38,7 +42,7 @@ def in_chat(editor, prompt):
     return answer.text
 
 
-def test_it_learns_what_it_is_told(editor):
+def test_edits_are_learned(editor):
     assert editor.turn.learned == (True,) * len(EDITS)
     # Plain text goes on after the answer.
     assert editor.ask("The mother tongue of Danielle Darrieux is", 4).startswith("English")

@@ -332,12 +332,14 @@ def refuse_changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> N
     """
     recorded = {**settings["method_settings"], **settings}
     for name, value in options.items():
+        # A smaller batch is what a full device asks for; it only changes roundings.
+        if value is None or value == "auto" or name == "batch_tokens":
+            continue
         if name not in recorded:
             raise InputError(f"there is no option {name!r}")
-        if name == "modules" and isinstance(value, str) and value != "auto":
+        if name == "modules" and isinstance(value, str):
             value = [module.strip() for module in value.split(",")]
-        # A smaller batch is what a full device asks for; it only changes roundings.
-        if value is None or value == "auto" or value == recorded[name] or name == "batch_tokens":
+        if value == recorded[name]:
             continue
         raise InputError(
             f"the model was edited with {name}={recorded[name]!r}; it cannot go on with {value!r}"

@@ -12,6 +12,7 @@ from filelock import FileLock
 from ultraedit import Editor
 from ultraedit.comparison.folder import held
 
+pytestmark = pytest.mark.xdist_group("compare")  # one comparison serves several tests
 SETTINGS = ("--turn-size", "2", "--set", "ultraedit.lr=0.05")
 # What a run's process does to its comparison's, or to itself, before a turn; once.
 ACTS = """
@@ -118,7 +119,7 @@ def test_it_prints_what_the_summary_holds(compared):
         ("ultraedit", False, 3), ("ft", False, 3), ("ft-at-once", True, 1),
     ]  # fmt: skip
     assert {path.name for path in out.iterdir()} == {
-        ".lock", "comparison.json", "comparison.md", "comparison.svg", "runs",
+        ".lock", "comparison.json", "comparison.md", "comparison.svg", "runs", "unedited.jsonl",
     }  # fmt: skip
     for one in runs:
         folder = out / "runs" / one["name"]

@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM
+
+from small_methods import ScaledGradient
 
 
 def run(*arguments):
@@ -82,3 +85,32 @@ def test_what_wise_edited_is_routed_from_the_folder_too(base, facts, tmp_path):
     refused = run("export", out, "--format", "delta", "-o", tmp_path / "delta")
     assert refused.returncode == 2
     assert "in no form" in refused.stderr
+
+
+def test_a_method_that_needs_no_training_says_so(run_here, base, facts, tmp_path):
+    done = run_here("train", "ft", base, facts, "-o", tmp_path / "trained.safetensors")
+    assert done.returncode == 2
+    assert "method ft needs no training" in done.stderr
+    assert not (tmp_path / "trained.safetensors").exists()
+
+
+def test_a_method_is_trained_and_edits(run_here, base, facts, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "ultraedit.methods.registry.entry_points",
+        lambda group: [SimpleNamespace(load=lambda: ScaledGradient)],
+    )
+    trained, out = tmp_path / "trained.safetensors", tmp_path / "out"
+    edit = ("edit", base, facts, "--method", "scaled_gradient", "-o", out)
+    done = run_here(*edit)
+    assert done.returncode == 2
+    assert "`ultraedit train scaled_gradient`" in done.stderr
+    done = run_here("train", "scaled_gradient", base, facts, "-o", trained, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["method"] == "scaled_gradient"
+    done = run_here(*edit, "--trained", trained)
+    assert done.returncode == 0, done.stderr
+    done = run_here(*edit, "--trained", trained, "--resume")
+    assert done.returncode == 0, done.stderr
+    done = run_here(*edit, "--trained", facts, "--resume")
+    assert done.returncode == 2
+    assert "no file that `ultraedit train` wrote" in done.stderr

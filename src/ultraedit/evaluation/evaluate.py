@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -96,12 +96,10 @@ def evaluate(
         raise InputError("there are no cases to evaluate")
     drift: dict[str, float | None] = {}
     if text is not None:
-        measure = partial(_perplexity, workbench, text)
-
         if unedited is not None:
-            with unedited():
-                drift["before"] = kept_baseline.perplexity(measure)
-        drift["after"] = measure()
+            before_edits = partial(_perplexity, workbench, text, unedited)
+            drift["before"] = kept_baseline.perplexity(before_edits)
+        drift["after"] = _perplexity(workbench, text)
     return Report(
         count=count,
         counts=after.cases(),
@@ -113,8 +111,13 @@ def evaluate(
     )
 
 
-def _perplexity(workbench: ModelWorkbench, text: str | Path) -> float | None:
-    return perplexity(workbench.model, workbench.tokenizer, text, device=workbench.device)
+def _perplexity(
+    workbench: ModelWorkbench,
+    text: str | Path,
+    state: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> float | None:
+    with state():
+        return perplexity(workbench.model, workbench.tokenizer, text, device=workbench.device)
 
 
 def questions(case: Case, place: int, encoder: Encoder) -> Iterator[Question]:

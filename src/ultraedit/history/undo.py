@@ -165,7 +165,12 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
     settings["edits"] -= 1
     state, constants, record = snapshot.state, snapshot.constants, None
     if not any(written):
-        state, constants, record = _forgotten(snapshot, entry.records[place])
+        try:
+            state, constants, record = _forgotten(snapshot, entry.records[place])
+        except NotImplementedError:
+            raise InputError(
+                f"turn {found} changed no weights, so no edit can be subtracted; use `undo --to`"
+            ) from None
     after = Snapshot(
         served=served(masters, snapshot.originals),
         masters=masters,

@@ -261,12 +261,9 @@ class Method(ABC):
             edit: With the prompt, target and subject that `passes` was given.
 
         Raises:
-            InputError: the method cannot.
+            NotImplementedError: the method has no such edits.
         """
-        raise InputError(
-            f"method {self.info.name} changed no weights in that turn, so no edit can be"
-            " subtracted; use `undo --to`"
-        )
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything a later turn depends on, as tensors."""
