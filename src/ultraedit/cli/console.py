@@ -159,8 +159,8 @@ def progress_bar(label: str, total: int | None, quiet: bool) -> Iterator[Callabl
         yield advance
 
 
-def report_table(report: Report, title: str = "") -> Table:
-    """Before and after, a line per kind of question."""
+def report_table(report: Report, title: str = "", is_sample: bool = False) -> Table:
+    """Before and after, a line per kind of question; of a sample with 95% intervals."""
     shown = [
         (metric, label)
         for metric, label in COLUMNS
@@ -176,7 +176,7 @@ def report_table(report: Report, title: str = "") -> Table:
             continue
         row: list[str | Text] = [kind, str(report.counts.get(kind, 0))]
         for metric, _ in shown:
-            row.append(_change(report, kind, metric))
+            row.append(_change(report, kind, metric, is_sample))
         table.add_row(*row)
     if report.perplexity:
         table.caption = "perplexity " + " -> ".join(
@@ -185,11 +185,14 @@ def report_table(report: Report, title: str = "") -> Table:
     return table
 
 
-def _change(report: Report, kind: str, metric: str) -> Text:
+def _change(report: Report, kind: str, metric: str, is_sample: bool) -> Text:
     after = report.after[kind].get(metric)
     before = report.before.get(kind, {}).get(metric)
     if after is None:
         return Text()
+    if is_sample:
+        low, high = report.intervals()[kind][metric]
+        return Text.assemble((f"{after:.3f}", "bold"), f" [{low:.3f}, {high:.3f}]")
     if before is None or metric.startswith(("agreement", "ends_earlier", "routed")):
         return Text(f"{after:.3f}", style="bold")
     return Text.assemble(f"{before:.3f} -> ", (f"{after:.3f}", "bold"))

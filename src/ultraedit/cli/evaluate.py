@@ -41,7 +41,10 @@ def evaluate(
         bool, typer.Option("--generate", help="Also score free greedy answers.")
     ] = False,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Evaluate N random cases (the same ones every time).")
+        int | None,
+        typer.Option(
+            min=1, help="Evaluate N random cases (the same ones every time), with 95% intervals."
+        ),
     ] = None,
     limit: Limit = None,
     per_case: PerCase = None,
@@ -97,7 +100,7 @@ def evaluate(
         )
     if as_json:
         return print_json({"model": model, "base": opened.base, "file": file, **report.to_dict()})
-    show(report_table(report))
+    show(report_table(report, is_sample=sample is not None))
     return None
 
 

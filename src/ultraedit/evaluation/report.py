@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +110,18 @@ class Report:
                 values.append(scores[metric])
         return sum(values) / len(values) if values else None
 
+    def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """95% intervals of the scores after editing, where the cases are a sample of more.
+
+        Wilson's interval of a share. A case that counts between 0 and 1 varies less than one that
+        counts 0 or 1, so the interval is wide enough for those too.
+        """
+        return {
+            kind: {metric: wilson(value, self.counts[kind]) for metric, value in metrics.items()}
+            for kind, metrics in self.after.items()
+            if self.counts.get(kind)
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: what `--json` prints."""
         return {
@@ -116,10 +129,20 @@ class Report:
             "counts": self.counts,
             "before": self.before,
             "after": self.after,
+            "intervals": self.intervals(),
             "mean": self.mean(),
             "perplexity": self.perplexity or None,
             "seconds": round(self.seconds, 3),
         }
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a share that was found in `count` draws (Wilson, 1927)."""
+    z = 1.959964
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count)
+    half *= math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mean_scores(items: Iterable[tuple[str, Mapping[str, float]]]) -> Scores:
