@@ -32,12 +32,13 @@ class Editor(Session):
         device_map: str | dict[str, Any] | None = None,
         frozen: str | None = None,
         trust_remote_code: bool = False,
+        gguf_file: str | None = None,
         **options: Any,
     ) -> Editor:
         """An editor of a model that transformers can load.
 
         Args:
-            model: Hub id, local folder, `demo`, or a folder that `save` wrote, whose
+            model: Hub id, local folder, `.gguf` file, `demo`, or a folder that `save` wrote, whose
                 edits are then continued.
             dtype: float32, bfloat16 or float16; `auto` computes in the checkpoint's own, or in
                 float32 on a CPU that is faster with it, and saves in the checkpoint's own.
@@ -45,11 +46,14 @@ class Editor(Session):
             device_map: Handed to transformers, in place of `device`; needs accelerate.
             frozen: How the blocks below the first edited one are held: `resident`, `int8`,
                 `int4`, `cpu` or `disk`. None is `resident`, or as `save` recorded.
+            gguf_file: The name of a GGUF file in the folder `model`.
             options: As in `Editor(...)`.
 
         Raises:
             InputError: it could not be loaded, or its blocks cannot be held like that.
         """
+        if gguf_file is not None:
+            model = Path(model) / gguf_file
         source = resolve(model)
         place: dict[str, Any] = {
             "dtype": dtype, "device": device, "device_map": device_map, "frozen": frozen,

@@ -12,7 +12,7 @@ from ultraedit.editor import Editor
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
 from ultraedit.history.answers import Answer, answers
-from ultraedit.history.effect import in_effect
+from ultraedit.history.effect import edits_in_effect
 from ultraedit.history.rebuild import rebuild
 from ultraedit.models.batch_plan import plan_batch_tokens
 from ultraedit.models.load import load, resolve
@@ -56,20 +56,7 @@ class ModelVersion:
 
     def edits(self) -> list[EditRecord]:
         """The edits in effect, oldest first; none where no journal says so."""
-        if not (self.is_edited and storage.Layout(Path(self.folder)).journal.is_file()):
-            return []
-        with storage.open_journal(Path(self.folder)) as journal:
-            number = journal.head().number if self.turn is None else self.turn
-            outline = journal.outline()
-            if number not in outline:
-                raise InputError(f"{self.folder} has no turn {number}")
-            effect = in_effect(outline, number)
-            return [
-                record
-                for turn in effect.turns
-                for place, record in enumerate(journal.entry(turn).records)
-                if (turn, place) not in effect.removed
-            ]
+        return edits_in_effect(Path(self.folder), self.turn) if self.is_edited else []
 
     def open(self, chat: bool, **place: Any) -> ModelWorkbench:
         """The model in that state."""

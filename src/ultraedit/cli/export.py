@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,8 @@ def export(
         typer.Option(
             "--format",
             help="checkpoint: a plain model folder. delta: the edited weights in one file, for"
-            " `ultraedit apply`. lora: a PEFT adapter.",
+            " `ultraedit apply`. lora: a PEFT adapter. gguf: the base's GGUF file with the edited"
+            " weights. gguf-lora: an adapter of llama.cpp. ollama: a folder for `ollama create`.",
             show_default=False,
         ),
     ],
@@ -26,12 +28,29 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="A folder that is not there yet or is empty; for a delta, a new file.",
+            help="A folder that is not there yet or is empty; for a delta or GGUF, a new file.",
             show_default=False,
         ),
     ],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--type", help="Of edited weights in GGUF: f16, f32, bf16, q8_0, or same as the base's."
+        ),
+    ] = "f16",
+    base: Annotated[
+        Path | None, typer.Option(help="The base's GGUF file, if it is not where it was.")
+    ] = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank of the LoRA; by default the tolerance decides.")
+    ] = None,
+    keep_edits: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Take the smallest rank with which this share of the learned edits holds.",
+        ),
     ] = None,
     tolerance: Annotated[
         float | None,
@@ -43,7 +62,7 @@ def export(
     remote_code: RemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Write an edited model as a plain checkpoint, a small delta, or a LoRA adapter."""
+    """Write an edited model in a form that other programs open."""
     from ultraedit.cli.console import quiet_libraries, trust_code
     from ultraedit.errors import InputError
     from ultraedit.export import FORMATS
@@ -55,12 +74,20 @@ def export(
     settle_if_free(Path(out))
     if form not in FORMATS:
         raise InputError(f"there is no format {form!r}; there is {', '.join(FORMATS)}")
-    if form != "lora" and not (rank is None and tolerance is None):
-        raise InputError("--rank and --tolerance belong to --format lora")
-    if form == "lora":
-        _lora(out, output, rank, tolerance, as_json)
+    choice = {"rank": rank, "tolerance": tolerance, "keep_edits": keep_edits}
+    chosen = any(value is not None for value in choice.values())
+    if chosen and form not in ("lora", "gguf-lora", "ollama"):
+        raise InputError("--rank, --tolerance and --keep-edits belong to adapters")
+    if (kind != "f16" or base is not None) and form not in ("gguf", "ollama"):
+        raise InputError("--type and --base belong to --format gguf and ollama")
+    if form in ("lora", "gguf-lora"):
+        _adapter(out, output, form, choice, as_json)
     elif form == "delta":
         _delta(out, output, as_json)
+    elif form == "gguf":
+        _gguf(out, output, kind, base, as_json)
+    elif form == "ollama":
+        _ollama(out, output, kind, base, choice if chosen else None, as_json)
     else:
         _checkpoint(out, output, as_json)
 
@@ -107,22 +134,14 @@ def _delta(out: str, output: Path, as_json: bool) -> None:
     return None
 
 
-def _lora(out: str, output: Path, rank: int | None, tolerance: float | None, as_json: bool) -> None:
+def _adapter(out: str, output: Path, form: Any, choice: Mapping[str, Any], as_json: bool) -> None:
     from rich.table import Table
 
     from ultraedit.cli.console import print_json, show
-    from ultraedit.export import lora
-    from ultraedit.history.contributions import contributions
 
-    written = lora.write(
-        out,
-        output,
-        rank=rank,
-        tolerance=tolerance,
-        shifts=contributions(Path(out)),
-    )
+    written, held = write_adapter(out, output, form, choice)
     result: dict[str, Any] = {
-        "format": "lora",
+        "format": form,
         "source": out,
         "path": str(output),
         "base": written.base,
@@ -131,6 +150,7 @@ def _lora(out: str, output: Path, rank: int | None, tolerance: float | None, as_
             {"name": m.name, "inputs": m.inputs, "outputs": m.outputs, "error": m.error}
             for m in written.modules
         ],
+        "held": held,
     }
     if as_json:
         return print_json(result)
@@ -138,7 +158,119 @@ def _lora(out: str, output: Path, rank: int | None, tolerance: float | None, as_
     for module in written.modules:
         table.add_row(module.name, str(module.inputs), str(module.outputs), f"{module.error:.2g}")
     show(f"{output}: rank {written.rank}, an adapter of {written.base or 'a base'}", table)
+    if held is not None:
+        show(_held_line(held))
     return None
+
+
+def write_adapter(
+    out: str, output: Path, form: Any, choice: Mapping[str, Any]
+) -> tuple[Any, dict[str, int] | None]:
+    """The adapter, and how many edits hold with it where that chose its rank."""
+    from ultraedit.export import lora
+    from ultraedit.history.contributions import contributions
+
+    keeps, held = None, None
+    if choice["keep_edits"] is not None:
+        edits = _held_edits(out)
+        held = {"asked": edits.asked, "learned": edits.learned, "holding": 0}
+
+        def keeps(weights: Any) -> bool:
+            holding = edits.holding(weights)
+            if holding < choice["keep_edits"] * edits.learned:
+                return False
+            held["holding"] = holding
+            return True
+
+    written = lora.write(
+        out, output, rank=choice["rank"], tolerance=choice["tolerance"], keeps=keeps,
+        shifts=contributions(Path(out)), form=form,
+    )  # fmt: skip
+    return written, held
+
+
+def _gguf(out: str, output: Path, kind: str, base: Path | None, as_json: bool) -> None:
+    from ultraedit.cli.console import print_json, show
+    from ultraedit.export import gguf
+
+    written = gguf.write(out, output, kind=kind, base=base)
+    result = gguf_result(out, written)
+    if as_json:
+        return print_json({"format": "gguf", "source": out, **result})
+    for line in gguf_lines(written, result):
+        show(line)
+    return None
+
+
+def gguf_result(out: str, written: Any) -> dict[str, Any]:
+    """What `--json` says of a GGUF file; the edits are asked with its weights."""
+    import torch
+
+    edits = _held_edits(out)
+    holding = edits.holding({name: torch.from_numpy(w) for name, w in written.weights.items()})
+    return {
+        "path": str(written.path),
+        "base": str(written.base),
+        "tensors": {name: {"base": a, "edited": b} for name, (a, b) in written.kinds.items()},
+        "others_identical": True,
+        "held": {"asked": edits.asked, "learned": edits.learned, "holding": holding},
+        "bytes": written.path.stat().st_size,
+    }
+
+
+def gguf_lines(written: Any, result: Mapping[str, Any]) -> list[str]:
+    """The same for people."""
+    kinds = sorted({f"{before} to {after}" for before, after in written.kinds.values()})
+    return [
+        f"{written.path}: {len(written.kinds)} weights replaced ({', '.join(kinds)}); every other"
+        f" tensor and key is that of {written.base}, byte for byte",
+        _held_line(result["held"]),
+    ]
+
+
+def _ollama(
+    out: str,
+    output: Path,
+    kind: str,
+    base: Path | None,
+    choice: Mapping[str, Any] | None,
+    as_json: bool,
+) -> None:
+    from ultraedit.cli.console import print_json, show
+    from ultraedit.export import gguf
+    from ultraedit.export.staging import new_folder
+    from ultraedit.storage.config_files import write_text
+
+    lines: list[str] = []
+    with new_folder(output, outside=Path(out)) as staged:
+        if choice is None:
+            written = gguf.write(out, staged / "model.gguf", kind=kind, base=base)
+            result = gguf_result(out, written)
+            lines = gguf_lines(written, result)[1:]
+            modelfile = "FROM ./model.gguf\n"
+        else:
+            file = gguf.base_of(Path(out), base)
+            adapter, held = write_adapter(out, staged / "adapter.gguf", "gguf-lora", choice)
+            result = {"base": str(file), "rank": adapter.rank, "held": held}
+            modelfile = f"FROM {file}\nADAPTER ./adapter.gguf\n"
+        write_text(staged / "Modelfile", modelfile)
+    result |= {"path": str(output), "modelfile": modelfile}
+    if as_json:
+        return print_json({"format": "ollama", "source": out, **result})
+    show(f"{output}: ollama create NAME -f {output / 'Modelfile'}", *lines)
+    return None
+
+
+def _held_edits(out: str) -> Any:
+    from ultraedit import Editor
+    from ultraedit.export.held import HeldEdits
+
+    return HeldEdits(Editor.load(out), Path(out))
+
+
+def _held_line(held: Mapping[str, int]) -> str:
+    sample = "" if held["asked"] == held["learned"] else f" ({held['asked']} were asked)"
+    return f"{held['holding']} of {held['learned']} learned edits hold with these weights{sample}"
 
 
 def written_result(source: str, written: Any) -> dict[str, Any]:

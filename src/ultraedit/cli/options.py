@@ -14,7 +14,7 @@ from ultraedit.errors import InputError
 Model = Annotated[
     str,
     typer.Argument(
-        help="Hub id, local folder, an edited model, smollm2, gemma3-270m, or demo.",
+        help="Hub id, local folder, .gguf file, an edited model, smollm2, gemma3-270m, or demo.",
         show_default=False,
     ),
 ]

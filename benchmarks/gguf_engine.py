@@ -1,0 +1,134 @@
+"""Whether llama.cpp answers from our GGUF files and adapters as the edited checkpoint does.
+
+    pip install xllamacpp
+    python benchmarks/gguf_engine.py OUT FILE --ranks 16,64,256 -o gguf_engine.json
+
+OUT was edited from a GGUF file with the records of FILE. Its edits, their rephrases and their
+neighbours (locality questions) are asked greedily: in the edited checkpoint by transformers, and in
+llama.cpp from the base's file with other weights (`f16`, `q8_0`, `same`) and from the base's file
+with an adapter of each rank. A rank of 0 is the smallest that keeps all edits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ultraedit.cli.console import progress_lines, quiet_libraries
+from ultraedit.cli.export import write_adapter
+from ultraedit.data import read_cases
+from ultraedit.evaluation.matching import mentions
+from ultraedit.export import gguf
+
+TOKENS = 12
+
+
+def questions(file: str, limit: int) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Kind, prompt and accepted answers."""
+    found = []
+    for case in read_cases(file, limit=limit):
+        found.append(("edits", case.edit.prompt, case.edit.answers))
+        for kind, name in (("rephrase", "rephrases"), ("locality", "neighbours")):
+            probe = next((one for one in case.probes if one.kind == kind), None)
+            if probe is not None:
+                found.append((name, probe.prompt, probe.answers))
+    return found
+
+
+def by_checkpoint(out: Path, prompts: list[str]) -> list[str]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    said = []
+    with progress_lines("transformers", len(prompts)) as advance:
+        for prompt in prompts:
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+            made = model.generate(ids, max_new_tokens=TOKENS, do_sample=False)
+            said.append(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+            advance(1)
+    return said
+
+
+def by_engine(file: Path, adapter: Path | None, prompts: list[str]) -> list[str]:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_ctx = 1024
+    params.verbosity = 0
+    # By default it keeps keys and values in float16.
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    if adapter is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
+    server = xllamacpp.Server(params)
+    return [
+        server.handle_completions({"prompt": prompt, "temperature": 0.0, "max_tokens": TOKENS})[
+            "choices"
+        ][0]["text"]
+        for prompt in prompts
+    ]
+
+
+def compared(
+    asked: list[tuple[str, str, tuple[str, ...]]], expected: list[str], said: list[str]
+) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for kind in dict.fromkeys(kind for kind, _, _ in asked):
+        own = [place for place, one in enumerate(asked) if one[0] == kind]
+        first = [expected[place].split("\n")[0].strip() for place in own]
+        other = [said[place].split("\n")[0].strip() for place in own]
+        known = [mentions(text, asked[place][2]) for text, place in zip(other, own, strict=True)]
+        rows[kind] = {
+            "count": len(own),
+            "equal": sum(a == b for a, b in zip(first, other, strict=True)) / len(own),
+            "target named": sum(known) / len(own),
+        }
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("file")
+    parser.add_argument("-n", "--limit", type=int, default=50, help="edits to ask for")
+    parser.add_argument("--kinds", default="f16,q8_0,same")
+    parser.add_argument("--ranks", default="0,16,64,256")
+    parser.add_argument("-o", "--output", type=Path, default=Path("gguf_engine.json"))
+    args = parser.parse_args()
+    quiet_libraries()
+    asked = questions(args.file, args.limit)
+    prompts = [prompt for _, prompt, _ in asked]
+    expected = by_checkpoint(args.out, prompts)
+    result: dict[str, Any] = {"checkpoint": compared(asked, expected, expected)}
+    base = gguf.base_of(args.out, None)
+    result["base alone"] = compared(asked, expected, by_engine(base, None, prompts))
+    with tempfile.TemporaryDirectory() as name:
+        for kind in args.kinds.split(","):
+            file = Path(name) / f"{kind}.gguf"
+            gguf.write(args.out, file, kind=kind)
+            row = compared(asked, expected, by_engine(file, None, prompts))
+            result[kind] = row | {"bytes": file.stat().st_size}
+            print(kind, json.dumps(result[kind]), flush=True)
+            file.unlink()
+        for text in args.ranks.split(","):
+            adapter = Path(name) / "adapter.gguf"
+            choice = {"rank": int(text) or None, "tolerance": None, "keep_edits": None}
+            if not int(text):
+                choice["keep_edits"] = 1.0
+            written, held = write_adapter(str(args.out), adapter, "gguf-lora", choice)
+            row = compared(asked, expected, by_engine(base, adapter, prompts))
+            label = f"rank {written.rank}{' (keeps all edits)' if held else ''}"
+            result[label] = row | {"bytes": adapter.stat().st_size}
+            print(label, json.dumps(result[label]), flush=True)
+            adapter.unlink()
+    args.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
