@@ -21,6 +21,7 @@ from ultraedit.cli.export import export
 from ultraedit.cli.inspect import inspect
 from ultraedit.cli.listings import methods, models
 from ultraedit.cli.log import log
+from ultraedit.cli.push import push
 from ultraedit.cli.train import train
 from ultraedit.cli.undo import undo
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "undo": undo,
     "export": export,
     "apply": apply,
+    "push": push,
     "inspect": inspect,
     "bench-build": bench_build,
     "methods": methods,
