@@ -83,8 +83,8 @@ def push(
         least: Share of these that has to hold.
 
     Raises:
-        InputError: `out` is no edited model or has turns that are not saved, the server has another base, or a form is not
-            possible. Nothing was sent that changes the server.
+        InputError: `out` is no edited model or has turns that are not saved, the server has another
+            base, or a form is not possible. Nothing was sent that changes the server.
         UltraEditError: a call failed or edits do not hold, and the server has the version before
             again, or the message says that it does not; another push is under way.
     """
