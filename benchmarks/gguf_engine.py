@@ -24,6 +24,7 @@ from ultraedit.cli.export import write_adapter
 from ultraedit.data import read_cases
 from ultraedit.evaluation.matching import mentions
 from ultraedit.export import gguf
+from ultraedit.models.gguf import converted_folder
 
 TOKENS = 12
 
@@ -107,7 +108,10 @@ def main() -> None:
     expected = by_checkpoint(args.out, prompts)
     result: dict[str, Any] = {"checkpoint": compared(asked, expected, expected)}
     base = gguf.base_of(args.out, None)
-    result["base alone"] = compared(asked, expected, by_engine(base, None, prompts))
+    # How far the two programs differ without any edit: llama.cpp multiplies quantised weights with
+    # activations that it rounds to eight bits.
+    unedited = by_checkpoint(converted_folder(base), prompts)
+    result["unedited"] = compared(asked, unedited, by_engine(base, None, prompts))
     with tempfile.TemporaryDirectory() as name:
         for kind in args.kinds.split(","):
             file = Path(name) / f"{kind}.gguf"

@@ -66,6 +66,9 @@ def test_a_server_gets_every_version_under_a_fresh_path_and_the_base_back(
         assert (first.version.number, first.asked, first.holding) == (1, 2, 2)
         assert push(out, engine, form=form).changed is False
         sent = len(stand_in.calls)
+        with pytest.raises(InputError, match=f"was pushed as {form}"):
+            push(out, engine, form="weights" if form == "adapter" else "adapter")
+        assert len(stand_in.calls) == sent
         editor.edit([Edit("where in city", "born", id="c")])
         editor.save(out)
         stand_in.answers["where in city"] = "born"

@@ -69,8 +69,8 @@ class Engine(ABC):
         return found
 
     def asked(self, version: Version) -> str:
-        """The model's name in a request for this version."""
-        return self.name
+        """The model's name in a request for this version; empty for the base's own."""
+        return self.name if version.form == "adapter" else ""
 
     @abstractmethod
     def load(self, version: Version, previous: Version | None) -> None:
@@ -102,9 +102,6 @@ class Vllm(Engine):
 
     kind = "vllm"
     forms = ("adapter", "weights")
-
-    def asked(self, version: Version) -> str:
-        return self.name if version.form == "adapter" else ""
 
     def load(self, version: Version, previous: Version | None) -> None:
         if version.form == "adapter":
@@ -138,9 +135,6 @@ class Sglang(Engine):
 
     kind = "sglang"
     forms = ("adapter", "weights")
-
-    def asked(self, version: Version) -> str:
-        return self.name if version.form == "adapter" else ""
 
     def load(self, version: Version, previous: Version | None) -> None:
         if version.form == "weights":
@@ -197,6 +191,9 @@ class LlamaCpp(Engine):
         if not models.is_dir():
             raise InputError(f"{models} is no folder")
         self.models, self.wait, self.sleep = models, wait, sleep
+
+    def asked(self, version: Version) -> str:
+        return self.name
 
     def bases(self) -> list[Served]:
         """None: the file brings its base along."""

@@ -108,7 +108,11 @@ def push(
     with hold(home / ".lock", home):
         state = _State.read(home)
         before = state.current
-        if before is not None and before.entry == entry and before.form == form:
+        if before is not None and before.form != form:
+            raise InputError(
+                f"{engine.name} was pushed as {before.form}; go on with that, or take another name"
+            )
+        if before is not None and before.entry == entry:
             return Pushed(before, before, changed=False)
         if not records:
             if before is not None:
