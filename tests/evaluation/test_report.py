@@ -35,4 +35,4 @@ def test_the_interval_of_a_sample_holds_the_mean_of_all():
 def test_a_report_has_them_for_every_score():
     report = Report(4, {"efficacy": 4}, {}, {"efficacy": {"token_accuracy": 1.0}})
     assert report.to_dict()["intervals"] == {"efficacy": {"token_accuracy": wilson(1.0, 4)}}
-    assert report.intervals()["efficacy"]["token_accuracy"][1] == 1.0
+    assert report.intervals()["efficacy"]["token_accuracy"][1] == pytest.approx(1.0)

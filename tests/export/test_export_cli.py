@@ -69,9 +69,9 @@ def test_each_format_prints_one_object_or_a_few_lines(edit_model, tmp_path, run,
 def test_options_that_do_not_belong_together_are_refused(edit_model, tmp_path, run):
     edited = edit_model()
     for options, said in (
-        (["--format", "gguf"], "there is checkpoint, delta, lora"),
-        (["--format", "delta", "--rank", 3], "belong to --format lora"),
-        (["--format", "checkpoint", "--tolerance", 0.1], "belong to --format lora"),
+        (["--format", "onnx"], "there is checkpoint, delta, lora, gguf"),
+        (["--format", "delta", "--rank", 3], "belong to adapters"),
+        (["--format", "checkpoint", "--tolerance", 0.1], "belong to adapters"),
         (["--format", "lora", "--tolerance", 0.1, "--rank", 3], "exclude each other"),
         (["--format", "lora", "--rank", 0], "at least 1"),
     ):
