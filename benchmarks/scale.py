@@ -94,7 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
         settings = dict(one.split("=") for one in arguments.set)
         editor = Editor.from_pretrained(
             arguments.model, method=arguments.method, history="none", chat="off",
-            check_learned=False, **{name: json.loads(value) for name, value in settings.items()},
+            modules=arguments.modules, check_learned=False,
+            **{name: json.loads(value) for name, value in settings.items()},
         )  # fmt: skip
     sample = Reservoir(arguments.sample, seed=0)
     cases = read_cases(str(arguments.file), limit=arguments.edits)
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--method", default="ultraedit")
+    parser.add_argument("--modules", default="auto", help="names, separated by commas")
     parser.add_argument("--set", action="append", default=[], help="a setting, as NAME=JSON")
     parser.add_argument("--edits", type=int, default=2_000_000)
     parser.add_argument("--turn-size", type=int, default=100)
