@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("-n", "--limit", type=int, default=50, help="edits to ask for")
     parser.add_argument("--kinds", default="f16,q8_0,same")
-    parser.add_argument("--ranks", default="0,16,64,256")
+    parser.add_argument("--ranks", default="16,64,256,0")
     parser.add_argument("-o", "--output", type=Path, default=Path("gguf_engine.json"))
     args = parser.parse_args()
     quiet_libraries()
@@ -112,8 +112,9 @@ def main() -> None:
     # activations that it rounds to eight bits.
     unedited = by_checkpoint(converted_folder(base), prompts)
     result["unedited"] = compared(asked, unedited, by_engine(base, None, prompts))
+    print(json.dumps(result), flush=True)
     with tempfile.TemporaryDirectory() as name:
-        for kind in args.kinds.split(","):
+        for kind in args.kinds.split(",") if args.kinds else ():
             file = Path(name) / f"{kind}.gguf"
             gguf.write(args.out, file, kind=kind)
             row = compared(asked, expected, by_engine(file, None, prompts))
