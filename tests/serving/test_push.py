@@ -78,14 +78,15 @@ def test_a_server_gets_every_version_under_a_fresh_path_and_the_base_back(
         assert len(stand_in.calls) > sent
         held = stand_in.adapters.get("acme") if form == "adapter" else stand_in.weights
         assert held == second.version.path
-        assert path_numbers(home) == [1, 2]
+        assert path_numbers(home) == [2]
         # An undo is a new version too; all taken back, the base answers.
         editor.undo(edit="c")
         third = push(out, engine, form=form)
         assert third.version.number == 3
-        assert path_numbers(home) == [2, 3]
+        assert path_numbers(home) == [3]
         editor.undo(to=0)
         assert push(out, engine, form=form).version is None
+        assert path_numbers(home) == []
         assert stand_in.adapters == {}
         assert form == "adapter" or stand_in.weights == str(stand_in.base)
         assert push(out, engine, form=form).changed is False
@@ -183,7 +184,7 @@ def test_another_base_is_refused_before_anything_is_sent(started, out, build, to
     tokenizer.save_pretrained(tmp_path / "other")
     with started() as (engine, stand_in):
         own, stand_in.base = stand_in.base, tmp_path / "other"
-        with pytest.raises(InputError, match=r"has served/.*other; the edits are of .*base"):
+        with pytest.raises(InputError, match=r"has served at .*other; the edits are of .*base"):
             push(out, engine)
         assert stand_in.calls == []
         # The same files elsewhere, or the user's word, are enough.
@@ -267,6 +268,37 @@ def test_every_new_turn_and_every_undo_is_pushed(started, editor, out):
     assert len(failures) == 3, "a state that was refused is not tried again"
 
 
+def test_a_server_that_was_away_gets_the_same_entry_later(base, out):
+    stand_in = VllmServer(base, ANSWERS)
+    stand_in.fails["/v1/load_lora_adapter"] = [503, 503]
+    pushed, failures, waits = [], [], []
+
+    def stop(seconds):
+        waits.append(seconds)
+        return bool(pushed)
+
+    with serving(stand_in) as url:
+        engine = Vllm(Server(url, retries=0), "acme")
+        watch(out, engine, on_push=pushed.append, on_failure=failures.append, stop=stop)
+    assert [one.holding for one in pushed] == [2]
+    assert ["503" in str(one) for one in failures] == [True, True]
+    assert waits == [4.0, 8.0, 2.0]
+
+
+def test_looking_at_the_journal_asks_the_server_nothing(base, out):
+    stand_in = VllmServer(base, ANSWERS)
+    looks = []
+
+    def stop(seconds):
+        looks.append(stand_in.asked)
+        return len(looks) == 5
+
+    with serving(stand_in) as url:
+        engine = Vllm(Server(url, retries=0), "acme")
+        watch(out, engine, on_push=print, on_failure=pytest.fail, stop=stop)
+    assert looks == [looks[0]] * 5
+
+
 def test_llama_cpps_router_gets_a_file_by_a_name_that_stays(tokenizer, tmp_path):
     file = write_tiny(tmp_path / "base.gguf", tokenizer)
     editor = Editor.from_pretrained(file, method="ultraedit", lr=0.05, check_learned=False)
@@ -296,7 +328,7 @@ def test_llama_cpps_router_gets_a_file_by_a_name_that_stays(tokenizer, tmp_path)
         assert not link.exists()
     with pytest.raises(InputError, match="--models-dir"):
         LlamaCpp(engine.server, "acme")
-    with pytest.raises(InputError, match="llamacpp takes weights"):
+    with pytest.raises(InputError, match="llamacpp takes gguf"):
         push(tmp_path / "out", engine, form="adapter")
 
 

@@ -35,8 +35,10 @@ class Engine:
         self.adapters, self.weights, self.paused, self.cached = {}, str(base), False, False
         self.seen_paths, self.keys = set(), set()
         self.wrong = False
+        self.asked = 0
 
     def handle(self, verb, path, body):
+        self.asked += 1
         if path == "/v1/completions":
             return self.complete(body)
         if path == "/v1/models":

@@ -24,7 +24,7 @@ def push(
     ] = "edited",
     form: Annotated[
         str | None,
-        typer.Option("--as", help="adapter or weights. [default: the engine's first of these]"),
+        typer.Option("--as", help="For vllm and sglang: adapter or weights. [default: adapter]"),
     ] = None,
     folder: Annotated[
         Path | None,
@@ -73,7 +73,7 @@ def push(
         raise InputError(f"--to is one of {', '.join(ENGINES)}, not {engine!r}")
     if dry_run and watch:
         raise InputError("--dry-run and --watch exclude each other")
-    server = Server(url, os.environ.get(key), timeout=timeout, tell=show if dry_run else None)
+    server = Server(url, os.environ.get(key), timeout=timeout, tell=print if dry_run else None)
     made = (
         LlamaCpp(server, name, models_dir)
         if engine == "llamacpp"

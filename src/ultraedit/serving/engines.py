@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from ultraedit.errors import InputError, UltraEditError
 from ultraedit.serving.server import Server
 
-Form = Literal["adapter", "weights"]
+Form = Literal["adapter", "weights", "gguf"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Version:
     Attributes:
         number: Counted over all pushes of a name. No path is used twice.
         path: The adapter's or checkpoint's folder, or the GGUF file.
-        form: Which of the two.
+        form: Which of the three.
         entry: The journal's entry that it is the state of.
     """
 
@@ -35,13 +35,6 @@ class Version:
     path: str
     form: Form
     entry: int
-
-
-@dataclass(frozen=True)
-class Served:
-    """A base that a server has: the names it goes by."""
-
-    names: tuple[str, ...]
 
 
 class Engine(ABC):
@@ -58,15 +51,21 @@ class Engine(ABC):
     def __init__(self, server: Server, name: str) -> None:
         self.server, self.name = server, name
 
-    def bases(self) -> list[Served]:
-        """The models that the server has, adapters left out; empty in a dry run."""
+    def bases(self) -> list[tuple[str, ...]] | None:
+        """The names of every model that the server has, adapters left out.
+
+        Returns:
+            None where the edits bring their base along, or nothing is asked.
+        """
         listed = self.server.get("/v1/models")
-        found = []
-        for one in listed.get("data", []) if isinstance(listed, dict) else []:
-            if not one.get("parent"):
-                names = (one.get("id"), one.get("root"))
-                found.append(Served(tuple(str(name) for name in names if name)))
-        return found
+        if self.server.is_dry:
+            return None
+        models = listed.get("data", []) if isinstance(listed, dict) else []
+        return [
+            tuple(str(name) for name in (one.get("id"), one.get("root")) if name)
+            for one in models
+            if not one.get("parent")
+        ]
 
     def asked(self, version: Version) -> str:
         """The model's name in a request for this version; empty for the base's own."""
@@ -175,7 +174,7 @@ class LlamaCpp(Engine):
     """
 
     kind = "llamacpp"
-    forms = ("weights",)
+    forms = ("gguf",)
 
     def __init__(
         self,
@@ -195,31 +194,31 @@ class LlamaCpp(Engine):
     def asked(self, version: Version) -> str:
         return self.name
 
-    def bases(self) -> list[Served]:
-        """None: the file brings its base along."""
-        return []
+    def bases(self) -> None:
+        """The file brings its base along."""
 
     def load(self, version: Version, previous: Version | None) -> None:
-        if self.server.is_dry:
-            self.server.get("/models?reload=1")
-            self.server.post("/models/load", {"model": self.name})
-            return
         if previous is not None:
             self.server.post("/models/unload", {"model": self.name}, missing_ok=True)
-        # A link, so that the name's file is one version's or another's at every moment.
-        link = self.models / f"{self.name}.gguf"
-        staged = link.with_name(f".{link.name}.new")
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(Path(version.path).resolve())
-        os.replace(staged, link)
+        if not self.server.is_dry:
+            self._link(Path(version.path))
         self.server.get("/models?reload=1")
         self.server.post("/models/load", {"model": self.name})
-        self._until_loaded()
+        if not self.server.is_dry:
+            self._until_loaded()
 
     def unload(self, version: Version, base: str) -> None:
         self.server.post("/models/unload", {"model": self.name}, missing_ok=True)
         (self.models / f"{self.name}.gguf").unlink(missing_ok=True)
         self.server.get("/models?reload=1")
+
+    def _link(self, path: Path) -> None:
+        """Let the name's file be this version's; it is one version's or another's at any time."""
+        link = self.models / f"{self.name}.gguf"
+        staged = link.with_name(f".{link.name}.new")
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(path.resolve())
+        os.replace(staged, link)
 
     def _until_loaded(self) -> None:
         waited, pause = 0.0, 0.2

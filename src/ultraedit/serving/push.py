@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ultraedit.editor import Editor
 from ultraedit.errors import InputError, UltraEditError
 from ultraedit.evaluation.matching import mentions
-from ultraedit.export import checkpoint, gguf, lora
 from ultraedit.export.source import origin
-from ultraedit.history.contributions import contributions
 from ultraedit.history.effect import edits_in_effect
-from ultraedit.serving.engines import Engine, Form, Served, Version
+from ultraedit.serving.engines import Engine, Form, Version
+from ultraedit.serving.versions import Versions, discard, write
 from ultraedit.storage import EditRecord, open_journal, settle_if_free
-from ultraedit.storage.atomic import named_failures, write_file
+from ultraedit.storage.atomic import named_failures
 from ultraedit.storage.fingerprint import fingerprint_of
 from ultraedit.storage.lock import hold
 from ultraedit.storage.manifest import read_manifest
 
-STATE = "pushed.json"
 ASKED = 8
 ANSWER_TOKENS = 24
-KEPT_VERSIONS = 2
+# Seconds from one look at the journal to the next, and at most after calls that failed.
+LOOK, LONGEST_WAIT = 2.0, 60.0
+
+
+class NotHeldError(UltraEditError):
+    """The server answers edits in another way than they were written."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def push(
     Args:
         out: An edited model; an editor stands for the folder that it was saved to last.
         engine: Of the server.
-        form: An adapter or whole weights; by default the engine's first.
+        form: An adapter, whole weights, or a GGUF file; by default the engine's first.
         folder: Where versions are written, a fresh path for each; the server has to read it. By
             default `OUT.pushed/NAME`.
         rank: Of the adapter; by default the tolerance of `export` decides.
@@ -100,14 +100,14 @@ def push(
     base = origin(out, manifest).name or ""
     _check_base(engine, base, base_as)
     if engine.server.is_dry:
-        version = Version(1, str((home / f"v{1:06}").resolve()), form, entry)
+        version = Versions(home).next(form, entry)
         engine.load(version, None)
         return Pushed(version, None)
     with named_failures(home):
         home.mkdir(parents=True, exist_ok=True)
     with hold(home / ".lock", home):
-        state = _State.read(home)
-        before = state.current
+        versions = Versions.read(home)
+        before = versions.current
         if before is not None and before.form != form:
             raise InputError(
                 f"{engine.name} was pushed as {before.form}; go on with that, or take another name"
@@ -117,19 +117,19 @@ def push(
         if not records:
             if before is not None:
                 engine.unload(before, base)
-                _write_state(home, replace(state, current=None))
+                versions.with_current(None).save()
             return Pushed(None, before, changed=before is not None)
-        number = state.last + 1
+        version = versions.next(form, entry)
         # Before anything is sent: a server may remember a path that failed.
-        _write_state(home, replace(state, last=number))
-        version = _written(out, engine, home, number, form, entry, rank, kind)
+        versions = versions.counted(version)
+        versions.save()
+        write(out, version, rank=rank, kind=kind)
         try:
             holding, count = _loaded(engine, version, before, records, asked, least)
         except BaseException as error:
             _roll_back(engine, version, before, base, error)
             raise
-        _write_state(home, _State(version.number, version))
-        _tidy(home, version.number)
+        versions.with_current(version).save()
     return Pushed(version, before, count, holding)
 
 
@@ -142,65 +142,9 @@ def _folder(out: str | Path | Editor) -> Path:
     return saved
 
 
-@dataclass(frozen=True)
-class _State:
-    """What was pushed before.
-
-    Attributes:
-        last: The highest number of a version; no path comes twice.
-        current: What the server has.
-    """
-
-    last: int = 0
-    current: Version | None = None
-
-    @staticmethod
-    def read(home: Path) -> _State:
-        try:
-            content = json.loads((home / STATE).read_text(encoding="utf-8"))
-            current = content["current"]
-            return _State(content["last"], None if current is None else Version(**current))
-        except FileNotFoundError:
-            return _State()
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{home / STATE} is damaged: {error}") from error
-
-
-def _write_state(home: Path, state: _State) -> None:
-    text = json.dumps(asdict(state), indent=2) + "\n"
-    write_file(home / STATE, lambda sink: sink.write(memoryview(text.encode())))
-
-
 def _entry(out: Path) -> int:
     with open_journal(out) as journal:
         return journal.head().number
-
-
-def _written(
-    out: Path,
-    engine: Engine,
-    home: Path,
-    number: int,
-    form: Form,
-    entry: int,
-    rank: int | None,
-    kind: str,
-) -> Version:
-    """Write a version under a path that was never used."""
-    is_file = engine.kind == "llamacpp"
-    path = home / f"v{number:06}{'.gguf' if is_file else ''}"
-    if is_file:
-        gguf.write(out, path, kind=kind)
-    elif form == "weights":
-        checkpoint.write(str(out), path)
-    else:
-        lora.write(out, path, rank=rank, shifts=contributions(out))
-    return Version(number, str(path.resolve()), form, entry)
-
-
-def _number(path: Path) -> int:
-    name = path.name.removeprefix("v").removesuffix(".gguf")
-    return int(name) if path.name.startswith("v") and name.isdecimal() else 0
 
 
 def _loaded(
@@ -214,14 +158,15 @@ def _loaded(
     """Load a version and ask its newest learned edits; how many hold, and of how many.
 
     Raises:
-        UltraEditError: a call failed, or fewer hold than have to.
+        NotHeldError: fewer hold than have to.
+        UltraEditError: a call failed.
     """
     engine.load(version, before)
     learned = [record for record in records if record.learned is not False]
     chosen = learned[-asked:] if asked else []
     holding = sum(_holds(engine, version, record) for record in chosen)
     if holding < least * len(chosen):
-        raise UltraEditError(f"the server answers only {holding} of {len(chosen)} edits as written")
+        raise NotHeldError(f"the server answers only {holding} of {len(chosen)} edits as written")
     return holding, len(chosen)
 
 
@@ -263,8 +208,7 @@ def _roll_back(
             f"{error}; and the version before could not be brought back: {second}"
         ) from error
     finally:
-        with suppress(OSError):
-            _discard(Path(version.path))
+        discard(Path(version.path))
 
 
 def _check_base(engine: Engine, base: str, base_as: str | None) -> None:
@@ -274,44 +218,29 @@ def _check_base(engine: Engine, base: str, base_as: str | None) -> None:
         InputError: it has others; they are named.
     """
     served = engine.bases()
-    if engine.server.is_dry or engine.kind == "llamacpp":
+    if served is None:
         return
     wanted = {base_as} if base_as else {base, str(Path(base).resolve())}
-    if any(wanted & set(one.names) for one in served):
+    if any(wanted & set(names) for names in served):
         return
-    if base_as is None and any(_same_files(base, one) for one in served):
+    if base_as is None and any(_same_files(base, names) for names in served):
         return
-    names = ", ".join("/".join(one.names) for one in served) or "no model"
+    shown = ", ".join(" at ".join(names) for names in served) or "no model"
     raise InputError(
-        f"the server at {engine.server.url} has {names}; the edits are of {base}"
+        f"the server at {engine.server.url} has {shown}; the edits are of {base}"
         " (--base-as NAME says which of them that is)"
     )
 
 
-def _same_files(base: str, served: Served) -> bool:
+def _same_files(base: str, names: Iterable[str]) -> bool:
     """Whether a folder that both can read holds the base's weights."""
     if not Path(base).is_dir():
         return False
-    for name in served.names:
+    for name in names:
         if Path(name).is_dir():
             with suppress(UltraEditError, OSError):
                 return fingerprint_of(Path(name)) == fingerprint_of(Path(base))
     return False
-
-
-def _tidy(home: Path, number: int) -> None:
-    """Delete versions that no roll-back needs."""
-    for path in home.iterdir():
-        if 0 < _number(path) <= number - KEPT_VERSIONS:
-            with suppress(OSError):
-                _discard(path)
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():
-        os.unlink(path)
 
 
 def watch(
@@ -321,12 +250,12 @@ def watch(
     on_push: Callable[[Pushed], None],
     on_failure: Callable[[UltraEditError], None],
     stop: Callable[[float], bool],
-    seconds: float = 2.0,
     **options: Any,
 ) -> None:
     """Push every new entry of the journal, undos included, until `stop`.
 
-    A state that was refused is not tried again before the journal goes on.
+    Where a call failed, the same entry is tried again with growing waits. What the server answered
+    wrongly, or what cannot be pushed at all, is not tried again before there is a new entry.
 
     Args:
         out: An edited model.
@@ -334,20 +263,24 @@ def watch(
         on_push: Called after every push.
         on_failure: Called with what went wrong; the server has the version before then.
         stop: Waits so many seconds, and says whether to end.
-        seconds: Between two looks at the journal.
         options: As in `push`.
     """
-    refused: int | None = None
+    done: int | None = None
+    wait = LOOK
     while True:
         entry = _entry(Path(out))
-        if entry != refused:
+        if entry != done:
             try:
                 pushed = push(out, engine, **options)
-                refused = None
+            except UltraEditError as error:
+                on_failure(error)
+                if isinstance(error, (InputError, NotHeldError)):
+                    done, wait = entry, LOOK
+                else:
+                    wait = min(2 * wait, LONGEST_WAIT)
+            else:
+                done, wait = entry, LOOK
                 if pushed.changed:
                     on_push(pushed)
-            except UltraEditError as error:
-                refused = entry
-                on_failure(error)
-        if stop(seconds):
+        if stop(wait):
             return
