@@ -20,10 +20,11 @@ from typing import Any
 import torch
 
 from ultraedit.cli.console import progress_lines, quiet_libraries
-from ultraedit.cli.export import write_adapter
 from ultraedit.data import read_cases
 from ultraedit.evaluation.matching import mentions
-from ultraedit.export import gguf
+from ultraedit.export import gguf, lora
+from ultraedit.export.held import HeldEdits
+from ultraedit.history.contributions import contributions
 from ultraedit.models.gguf import converted_folder
 
 TOKENS = 12
@@ -123,12 +124,13 @@ def main() -> None:
             file.unlink()
         for text in args.ranks.split(","):
             adapter = Path(name) / "adapter.gguf"
-            choice = {"rank": int(text) or None, "tolerance": None, "keep_edits": None}
-            if not int(text):
-                choice["keep_edits"] = 1.0
-            written, held = write_adapter(str(args.out), adapter, "gguf-lora", choice)
+            keeps = None if int(text) else HeldEdits(args.out).keeps(1.0)
+            written = lora.write(
+                args.out, adapter, rank=int(text) or None, keeps=keeps,
+                shifts=contributions(args.out), form="gguf-lora",
+            )  # fmt: skip
             row = compared(asked, expected, by_engine(base, adapter, prompts))
-            label = f"rank {written.rank}{' (keeps all edits)' if held else ''}"
+            label = f"rank {written.rank}{' (keeps all edits)' if keeps else ''}"
             result[label] = row | {"bytes": adapter.stat().st_size}
             print(label, json.dumps(result[label]), flush=True)
             adapter.unlink()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,10 +37,9 @@ _OF_THE_PROCESS = ("history", "author", "check_learned")
 def settings(editor: Session) -> dict[str, Any]:
     """Everything but tensors that an editor needs to go on as this one would."""
     encoder = editor.workbench.encoder
-    config = editor.method.config
     return {
         "method": editor.method.info.name,
-        "method_settings": {f.name: getattr(config, f.name) for f in fields(config)},
+        "method_settings": editor.method.settings,
         "modules": editor.modules,
         "routed": not editor.method.info.changes_weights,
         "append_eos": encoder.append_eos,

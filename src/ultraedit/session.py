@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import storage
-from ultraedit.encoding.subject import check_subject
-from ultraedit.encoding.tokenise import Encoded, Encoder, Tokenization, chat_mode, ends_answers
+from ultraedit.edit_texts import EditTexts
+from ultraedit.encoding.tokenise import Encoder, Tokenization, chat_mode, ends_answers
 from ultraedit.errors import InputError
 from ultraedit.evaluation.evaluate import ANSWER_TOKENS, evaluate
 from ultraedit.evaluation.report import Report
@@ -128,7 +128,7 @@ class Session:
         # Other numbers of threads round in other ways; turns go on with what the first one had.
         self.threads = torch.get_num_threads()
         self.lock = RLock()
-        self._encoded: dict[Edit, Encoded] = {}  # what was looked ahead to
+        self._texts = EditTexts(self.workbench, method)
         self.trained: str | None = None
         if trained is not None:
             self._take(Trained.read(Path(trained)))
@@ -137,7 +137,6 @@ class Session:
         self.run: dict[str, Any] | None = None
         self.base_name = str(model.name_or_path)
         self.source: Path | None = None
-        self.read_only: str | None = None
         self.saved_to: set[Path] = set()
         self.frozen: FrozenPlace = "resident"
         self._is_unedited = False
@@ -153,6 +152,15 @@ class Session:
     @property
     def modules(self) -> list[str]:
         return list(self.workbench.targets)
+
+    @property
+    def read_only(self) -> str | None:
+        """Why the model cannot be edited; None if it can."""
+        return self._texts.refused
+
+    @read_only.setter
+    def read_only(self, reason: str | None) -> None:
+        self._texts.refused = reason
 
     def edit(self, edits: Iterable[Edit]) -> Turn:
         """Write some facts at once: one turn.
@@ -177,11 +185,10 @@ class Session:
         if self.method.info.needs_training and self.trained is None:
             raise InputError(f"method {name} has to be trained first: `ultraedit train {name}`")
         began = time.perf_counter()
-        texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
-        also = [self._encode_also(edit, place) for place, edit in enumerate(edits, 1)]
+        texts, also = self._texts.of(edits), self._texts.also_of(edits)
         self.restore_state()
         made = make_turn(
-            self.workbench, self.method, edits, texts, [text for text in also if text],
+            self.workbench, self.method, edits, texts, also,
             keep_shifts=self.keeps_shifts, check_learned=self.check_learned,
         )  # fmt: skip
         taken = time.perf_counter() - began
@@ -217,23 +224,23 @@ class Session:
                 raise InputError("a method is trained before its first turn")
             self.method.train(self.workbench, whole)
             self.workbench.forget()
-            state = {key: tensor.cpu() for key, tensor in self.method.state_dict().items()}
-            trained = Trained(*self._trained_for(), state)
+            trained = self._as_trained()
             self._take(trained)
         return trained
 
     def _take(self, trained: Trained) -> None:
         """Begin with what the method was trained to."""
-        trained.check_fits(*self._trained_for())
+        trained.check_fits(self._as_trained())
         self.method.load_state_dict(trained.state)
         self.trained = trained.digest
         self.pending.initial = self.without_constants(self.method.state_dict())
 
-    def _trained_for(self) -> tuple[str, dict[str, Any], dict[str, tuple[int, int]]]:
-        """Method, settings and modules."""
-        settings = {f.name: getattr(self.method.config, f.name) for f in fields(self.method.config)}
+    def _as_trained(self) -> Trained:
+        """The method's state, and what it belongs to."""
         shapes = {name: (target.d, target.e) for name, target in self.workbench.targets.items()}
-        return self.method.info.name, settings, shapes
+        return Trained.of(
+            self.method.info.name, self.method.settings, shapes, self.method.state_dict()
+        )
 
     @property
     def keeps_shifts(self) -> bool:
@@ -276,11 +283,11 @@ class Session:
             InputError: one of them cannot be encoded.
             TurnRefusedError: the device's memory is full.
         """
-        texts = [self._encode(edit, place) for place, edit in enumerate(edits, 1)]
+        texts = self._texts.of(edits)
         with self.lock, threads(self.threads), refusing_full_memory(self.workbench):
             self.workbench.look_ahead(texts)
             self.workbench.drop(texts[:done])
-            self._encoded = dict(zip(edits[done:], texts[done:], strict=True))
+            self._texts.keep(edits[done:], texts[done:])
 
     def ask(self, prompt: str, max_new_tokens: int = ANSWER_TOKENS) -> str:
         """The model's free greedy answer, up to end-of-sequence or the end of a line."""
@@ -295,8 +302,8 @@ class Session:
         Raises:
             InputError: the edit cannot be encoded, is too long, or lacks its subject.
         """
-        self._encode(edit, place)
-        self._encode_also(edit, place)
+        self._texts.of([edit], place)
+        self._texts.also_of([edit], place)
 
     def evaluate(self, cases: Iterable[Case | Edit], **options: Any) -> Report:
         """Scores of cases now and before any edit; options as in `evaluation.evaluate`."""
@@ -321,32 +328,3 @@ class Session:
                 yield self.model
             finally:
                 self._is_unedited = False
-
-    def _encode(self, edit: Edit, place: int) -> Encoded:
-        if not isinstance(edit, Edit):
-            raise InputError(f"edit {place} is a {type(edit).__name__}, not an Edit")
-        if self.read_only:
-            raise InputError(self.read_only)
-        if edit in self._encoded:
-            return self._encoded[edit]
-        what = f"edit {edit.id or place}"
-        try:
-            if self.method.needs_subject:
-                check_subject(self.workbench.encoder, edit, self.method.info.name)
-            text = self.workbench.encoder.encode(edit.prompt, edit.answers[0])
-        except InputError as error:
-            raise InputError(f"{what}: {error}") from None
-        self.workbench.check_length(text, what)
-        return text
-
-    def _encode_also(self, edit: Edit, place: int) -> Encoded | None:
-        """The edit in the other form that it has to hold in, if there is one."""
-        if self.workbench.also is None:
-            return None
-        what = f"edit {edit.id or place} in the chat template"
-        try:
-            text = self.workbench.also.encode(edit.prompt, edit.answers[0])
-        except InputError as error:
-            raise InputError(f"{what}: {error}") from None
-        self.workbench.check_length(text, what)
-        return text

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,11 +9,13 @@ from filelock import FileLock
 from ultraedit import InputError, UltraEditError
 from ultraedit.benchmark_data import triples
 from ultraedit.benchmark_data.build import MARK, Plan, build
-from ultraedit.benchmark_data.facts import Fact, Record
-from ultraedit.benchmark_data.rules import folded, refused_record
+from ultraedit.benchmark_data.facts import Fact, Questions, Record
+from ultraedit.benchmark_data.rules import refused_fact, refused_locality, refused_questions
 from ultraedit.benchmark_data.templates import TemplateWriter
 from ultraedit.benchmark_data.triples import Source
 from ultraedit.data import read_cases
+
+RELATIONS = ("P19", "P106", "P27", "P50")
 
 
 @pytest.fixture
@@ -30,6 +33,14 @@ def records(path):
     return [Record(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
+def check_rules(record):
+    fact = Fact(record.subject, record.relation, record.ans)
+    assert refused_fact(fact) is None
+    questions = Questions(record.prompt, record.rephrase_prompt)
+    assert refused_questions(fact, questions, record.ans) is None
+    assert refused_locality(fact, record.ans, record.loc, record.loc_ans) is None
+
+
 @pytest.mark.parametrize("targets", ["true", "counterfactual"])
 def test_every_record_keeps_every_rule(plan_of, facts_of, targets):
     facts = facts_of(400) + [Fact("Subject1", "P19", f"Object{n}") for n in range(3)]
@@ -44,12 +55,12 @@ def test_every_record_keeps_every_rule(plan_of, facts_of, targets):
     assert len({(record.subject, record.relation) for record in found}) == len(found)
     for number, record in enumerate(found):
         assert record.case_id == str(number)
-        assert refused_record(record) is None
+        check_rules(record)
         answers = true[record.subject, record.relation]
         assert (record.ans in answers) == (targets == "true")
-        assert not any(folded(one) in folded(record.loc) for one in edited if len(one) == 10), (
-            "locality is about subjects that are never edited"
-        )
+        (outside,) = re.findall(r"Subject\d+", record.loc)
+        assert outside not in edited, "locality is about subjects that are never edited"
+        assert record.loc_ans in set().union(*(true.get((outside, r), ()) for r in RELATIONS))
     assert built.duplicates == 0
 
 
@@ -179,6 +190,13 @@ def test_what_is_there_is_not_written_over(plan_of, facts_of, tmp_path):
     with pytest.raises(InputError, match="jsonl or .parquet"):
         build(plan_of(facts, out=tmp_path / "a.csv"), TemplateWriter())
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+    # What a writer keeps in the work folder is no build that was begun.
+    plan.work.mkdir()
+    with pytest.raises(InputError, match="is there already"):
+        build(plan, TemplateWriter())
+    inside = plan_of(facts, out=tmp_path / "set")
+    inside.work.mkdir(parents=True)
+    assert build(inside, TemplateWriter()).tally.records
 
 
 def test_a_readme_of_somebody_else_stays(plan_of, facts_of, tmp_path):
@@ -224,4 +242,4 @@ def test_two_facts_are_enough(plan_of):
     facts = [Fact("Ada", "P19", "London"), Fact("Hamlet", "P50", "Shakespeare")]
     built = build(plan_of(facts), TemplateWriter())
     (record,) = records(built.files[0])
-    assert refused_record(record) is None
+    check_rules(record)

@@ -1,22 +1,17 @@
 import pytest
 
-from ultraedit.benchmark_data.facts import Fact, Questions, Record
+from ultraedit.benchmark_data.facts import Fact, Questions
 from ultraedit.benchmark_data.rules import (
     MOST_NAME,
     MOST_QUESTION,
     folded,
     refused_fact,
+    refused_locality,
     refused_questions,
-    refused_record,
 )
 
 FACT = Fact("Ada Lovelace", "P19", "London")
 GOOD = Questions("Where was Ada Lovelace born?", "What is the birthplace of Ada Lovelace?")
-RECORD = {
-    "case_id": "0", "prompt": GOOD.prompt, "rephrase_prompt": GOOD.rephrase, "ans": "London",
-    "loc": "Who wrote Hamlet?", "loc_ans": "Shakespeare", "subject": "Ada Lovelace",
-    "relation": "P19",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -60,19 +55,17 @@ def test_questions(questions, answer, reason):
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("answer", "question", "local_answer", "reason"),
     [
-        ({}, None),
-        ({"loc": "Where did Ada Lovelace die?"}, "locality asks about the subject"),
-        ({"loc_ans": "LONDON"}, "locality has the same answer"),
-        ({"loc": "Did Shakespeare write Hamlet?"}, "answer in locality question"),
-        ({"loc": ""}, "malformed locality question"),
-        ({"ans": "Ada"}, "answer in subject"),
-        ({"rephrase_prompt": GOOD.prompt}, "rephrase equals prompt"),
+        ("London", "Who wrote Hamlet?", "Shakespeare", None),
+        ("London", "Where did Ada Lovelace die?", "x", "locality asks about the subject"),
+        ("London", "Where was Hooke born?", "LONDON", "locality has the same answer"),
+        ("Paris", "Where was Hooke born?", "London", "locality has the same answer"),
+        ("Paris", "Where was Zola born?", "Paris", "locality has the same answer"),
     ],
 )
-def test_records(changes, reason):
-    assert refused_record(Record(**{**RECORD, **changes})) == reason
+def test_locality(answer, question, local_answer, reason):
+    assert refused_locality(FACT, answer, question, local_answer) == reason
 
 
 def test_text_is_compared_without_case_width_and_spaces():

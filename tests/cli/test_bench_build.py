@@ -28,6 +28,23 @@ def test_from_a_table_to_records_that_can_be_edited(run_here, table, tmp_path):
     assert "is there already" in again.stderr
 
 
+def test_what_is_there_is_refused_before_an_endpoint_is_asked(
+    run_here, table, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    out = tmp_path / "data.jsonl"
+    out.write_text("mine")
+    with serving() as (url, chat):
+        done = run_here(
+            "bench-build", table, "-o", out, "--writer", "chat", "--chat-model", "m",
+            "--base-url", url,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "is there already" in done.stderr
+    assert (out.read_text(), chat.seen) == ("mine", [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "facts.tsv"]
+
+
 def test_through_an_endpoint(run_here, table, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with serving() as (url, chat):

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from ultraedit import Case, Edit, Editor, Probe
+from ultraedit import Case, Edit, Editor, InputError, Probe
 from ultraedit.evaluation.baseline import Baseline
 
 CASES = [
@@ -38,13 +38,12 @@ def without_time(report):
 
 
 def test_a_second_evaluation_does_not_ask_the_unedited_model(editor, prose, tmp_path, monkeypatch):
-    options = {"generate": True, "text": prose}
-    plain = editor.evaluate(CASES, **options)
-    first = Baseline(tmp_path / "unedited.jsonl")
-    assert without_time(editor.evaluate(CASES, kept_baseline=first, **options)) == without_time(
-        plain
-    )
-    first.write()
+    path, options = tmp_path / "unedited.jsonl", {"generate": True, "text": prose}
+    plain = without_time(editor.evaluate(CASES, **options))
+    with Baseline(path) as baseline:
+        assert without_time(editor.evaluate(CASES, kept_baseline=baseline, **options)) == plain
+        assert not path.exists()
+    written = path.read_bytes()
 
     @contextmanager
     def never():
@@ -52,21 +51,28 @@ def test_a_second_evaluation_does_not_ask_the_unedited_model(editor, prose, tmp_
         yield
 
     monkeypatch.setattr(editor, "unedited", never)
-    second = Baseline(tmp_path / "unedited.jsonl")
-    again = editor.evaluate(CASES, kept_baseline=second, **options)
-    assert without_time(again) == without_time(plain)
-    written = (tmp_path / "unedited.jsonl").stat()
-    second.write()
-    assert (tmp_path / "unedited.jsonl").stat().st_mtime_ns == written.st_mtime_ns
+    with Baseline(path) as baseline:
+        assert without_time(editor.evaluate(CASES, kept_baseline=baseline, **options)) == plain
+    assert path.read_bytes() == written
+    # Two of three cases are in the first chunk: a line each, and one of the text.
+    assert len(written.splitlines()) == 3
 
 
-def test_what_is_damaged_or_not_written_is_asked_again(editor, tmp_path):
+def test_an_evaluation_that_does_not_end_leaves_nothing(editor, tmp_path):
     path = tmp_path / "unedited.jsonl"
-    plain = editor.evaluate(CASES)
-    editor.evaluate(CASES, kept_baseline=Baseline(path))
-    assert not path.exists(), "an evaluation may not come to its end"
-    path.write_text('{"own": [')
-    baseline = Baseline(path)
-    assert without_time(editor.evaluate(CASES, kept_baseline=baseline)) == without_time(plain)
-    baseline.write()
-    assert len(path.read_text().splitlines()) == 2
+
+    def interrupted(result):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Baseline(path) as baseline:
+        editor.evaluate(CASES, kept_baseline=baseline, on_case=interrupted)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"own": [', '{"perplexity": 3.0}\n', "[]\n"])
+def test_a_damaged_file_is_named(editor, tmp_path, content):
+    path = tmp_path / "unedited.jsonl"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"unedited\.jsonl is damaged"), Baseline(path) as baseline:
+        editor.evaluate(CASES, kept_baseline=baseline)
+    assert path.read_text() == content

@@ -1,4 +1,4 @@
-"""Edited models whose frozen blocks were quantised or elsewhere: gone on with, moved, undone."""
+"""Edited models whose frozen blocks were quantised or on another device: resumed, moved, undone."""
 
 import shutil
 

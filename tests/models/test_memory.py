@@ -33,7 +33,7 @@ def test_hidden_states_are_those_of_a_window(build, tokenizer):
     editor = Editor(model, tokenizer, lr=1e-3, method="ultraedit")
     edits = [Edit(f"the capital of {place} is", "jazz") for place in ("france", "paris", "what")]
     editor.look_ahead(edits)
-    tokens = sum(len(t.ids) - 1 for t in editor._encoded.values())
+    tokens = sum(len(t.ids) - 1 for t in editor._texts._kept.values())
     assert (
         editor.workbench.passes.prefix.bytes == tokens * sizes_of(model, editor.modules).width * 4
     )

@@ -110,7 +110,7 @@ class Story:
         )
 
     def update(self, out, version):
-        """A turn of two edits, as the journal is told of it."""
+        """A turn of two edits, as the journal records it."""
         shift = LowRank(torch.randn(3, 56), torch.randn(3, 32), torch.tensor([0, 0, 1]))
         turn = Change(
             Entry("turn", now(), "tester", version, 2 * version),

@@ -4,7 +4,7 @@ import torch
 from ultraedit import InputError
 from ultraedit.storage.trained import Trained
 
-TRAINED = Trained(
+TRAINED = Trained.of(
     "mend", {"step": 0.5, "names": ("a", "b")}, {"one": (3, 4)}, {"scale": torch.tensor(2.0)}
 )
 
@@ -15,7 +15,7 @@ def test_it_comes_back_as_it_was(tmp_path):
     assert (found.method, found.shapes) == ("mend", {"one": (3, 4)})
     assert torch.equal(found.state["scale"], TRAINED.state["scale"])
     assert found.digest == TRAINED.digest
-    found.check_fits("mend", {"names": ["a", "b"], "step": 0.5}, {"one": (3, 4)})
+    found.check_fits(TRAINED)
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ def test_it_comes_back_as_it_was(tmp_path):
     [
         (("rome", TRAINED.settings, TRAINED.shapes), "method mend, not rome"),
         (("mend", {"step": 1.0}, TRAINED.shapes), "settings"),
-        (("mend", TRAINED.settings, {"one": (4, 4)}), "modules"),
+        (("mend", TRAINED.settings, {"one": (4, 4)}), "shapes"),
     ],
 )
 def test_for_something_else_it_is_refused(given, said):
     with pytest.raises(InputError, match=said):
-        TRAINED.check_fits(*given)
+        TRAINED.check_fits(Trained.of(*given, {}))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"something else", b"\x08\0\0\0\0\0\0\0{}      "])

@@ -7,7 +7,8 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,23 @@ class Plan:
             return self.out.with_name(f".{self.out.name}.building")
         return self.out / ".building"
 
+    def check_free(self) -> None:
+        """Refuse to write over what is there, unless an interrupted call wrote it.
+
+        Raises:
+            InputError: something is.
+        """
+        if self.out.suffix and not self.is_file:
+            raise InputError(f"{self.out} is to be a .jsonl or .parquet file, or a folder")
+        if (self.work / STATE).is_file() or not self.out.exists():
+            return
+        if self.is_file:
+            raise InputError(f"{self.out} is there already")
+        if not self.out.is_dir():
+            raise InputError(f"{self.out} is a file without the name of one; name a folder")
+        if any(path != self.work for path in self.out.iterdir()):
+            raise InputError(f"{self.out} is not empty; name another folder")
+
     def identity(self, writer: str) -> dict[str, Any]:
         """What two calls have to agree in, so that one goes on with the other's work."""
         return {
@@ -72,7 +90,7 @@ class Plan:
                 for path in self.source.files
             ],
             "targets": self.targets, "seed": self.seed, "limit": self.limit, "writer": writer,
-            "batch": BATCH,
+            "batch": BATCH, "ultraedit": version("ultraedit"),
         }  # fmt: skip
 
 
@@ -85,14 +103,12 @@ class Built:
         files: With records, in their order.
         card: The file that describes it.
         duplicates: Records whose prompt an earlier one has.
-        examples: The first records.
     """
 
     tally: Tally
     files: list[Path]
     card: Path
     duplicates: int
-    examples: list[Record] = field(default_factory=list)
 
 
 def build(
@@ -121,14 +137,14 @@ def build(
         UltraEditError: a file cannot be written, another process builds it, or the writer cannot
             go on; what was made before is kept.
     """
-    _check_free(plan)
+    plan.check_free()
     with named_failures(plan.out):
         plan.work.mkdir(parents=True, exist_ok=True)
     with hold(plan.work / ".lock", plan.out), named_failures(plan.out):
         state = _State.opened(plan, writer.name)
-        total = state.tally()
+        total = state.total
         for number, batch in enumerate(_batches(plan, progress)):
-            if number < len(state.batches):
+            if number < state.batches:
                 batch.advance(len(batch.facts))
                 continue
             left = None if plan.limit is None else plan.limit - total.records
@@ -143,10 +159,9 @@ def build(
             part = plan.work / f"part-{number:05}.jsonl"
             write_records(_numbered(made, total.records), part)
             state.add(batch.tally)
-            total.add(batch.tally)
             if stop():
                 return None
-        return _finished(plan, state, total, writer.name, about, progress)
+        return _finished(plan, state, writer.name, about, progress)
 
 
 @dataclass(frozen=True)
@@ -188,17 +203,20 @@ def _numbered(records: Iterable[Record], first: int) -> Iterator[Record]:
 class _State:
     """What was made before, in the work folder."""
 
-    def __init__(self, path: Path, identity: dict[str, Any], batches: list[Tally]) -> None:
+    def __init__(
+        self, path: Path, identity: dict[str, Any], batches: int = 0, total: Tally | None = None
+    ) -> None:
         self.path, self.identity, self.batches = path, identity, batches
+        self.total = total or Tally()
 
     @staticmethod
     def opened(plan: Plan, writer: str) -> _State:
         path, identity = plan.work / STATE, plan.identity(writer)
         if not path.is_file():
-            return _State(path, identity, [])
+            return _State(path, identity)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            batches = [Tally.of_json(one) for one in content["batches"]]
+            batches, total = int(content["batches"]), Tally.of_json(content["total"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is damaged; delete {plan.work} to begin anew") from error
         if content["identity"] != identity:
@@ -207,46 +225,27 @@ class _State:
                 f"{plan.out} was begun with other {', '.join(differs)}; delete {plan.work} to"
                 " begin anew"
             )
-        return _State(path, identity, batches)
+        return _State(path, identity, batches, total)
 
     def add(self, tally: Tally) -> None:
-        self.batches.append(tally)
-        text = json.dumps(
-            {"identity": self.identity, "batches": [one.to_json() for one in self.batches]}
-        )
+        """Count a batch whose part is on the disk."""
+        self.batches += 1
+        self.total.add(tally)
+        content = {
+            "identity": self.identity, "batches": self.batches, "total": self.total.to_json()
+        }  # fmt: skip
+        text = json.dumps(content)
         write_file(self.path, lambda sink: sink.write(memoryview(text.encode())))
 
-    def tally(self) -> Tally:
-        total = Tally()
-        for one in self.batches:
-            total.add(one)
-        return total
 
-
-def _check_free(plan: Plan) -> None:
-    """Refuse to write over what is there, unless it is what an interrupted call left."""
-    if plan.out.suffix and not plan.is_file:
-        raise InputError(f"{plan.out} is to be a .jsonl or .parquet file, or a folder")
-    if plan.work.is_dir():
-        return
-    if plan.is_file and plan.out.exists():
-        raise InputError(f"{plan.out} is there already")
-    if not plan.is_file and plan.out.exists():
-        if not plan.out.is_dir():
-            raise InputError(f"{plan.out} is a file without the name of one; name a folder")
-        if any(plan.out.iterdir()):
-            raise InputError(f"{plan.out} is not empty; name another folder")
-
-
-def _finished(
-    plan: Plan, state: _State, total: Tally, writer: str, about: str, progress: Progress
-) -> Built:
+def _finished(plan: Plan, state: _State, writer: str, about: str, progress: Progress) -> Built:
     """Bring the parts into the form that was asked for, and describe them."""
+    total = state.total
     if not total.records:
         reasons = ", ".join(f"{name}: {n}" for name, n in total.refused.most_common(3))
         shutil.rmtree(plan.work, ignore_errors=True)
         raise InputError(f"{plan.source.path}: no fact became a record ({reasons or 'no facts'})")
-    parts = [plan.work / f"part-{number:05}.jsonl" for number in range(len(state.batches))]
+    parts = [plan.work / f"part-{number:05}.jsonl" for number in range(state.batches)]
     examples: list[Record] = []
     seen, repeated = Seen(), 0
 
@@ -271,14 +270,12 @@ def _finished(
             path.parent.mkdir(parents=True, exist_ok=True)
             staged = plan.work / f"out{path.suffix}"
             write_records(islice(source, most), staged)
-            with open(staged, "rb") as written:
-                os.fsync(written.fileno())
             os.replace(staged, path)
             files.append(path)
         next(source, None)  # counts what the last of them repeat
-    built = Built(total, files, _card_path(plan), repeated, examples)
+    built = Built(total, files, _card_path(plan), repeated)
     text = card(
-        built.tally, [str(path.relative_to(built.card.parent)) for path in files],
+        total, [str(path.relative_to(built.card.parent)) for path in files],
         duplicates=repeated, examples=examples, targets=plan.targets, seed=plan.seed,
         writer=writer, about=about, mark=MARK,
     )  # fmt: skip

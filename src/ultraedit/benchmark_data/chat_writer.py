@@ -54,6 +54,9 @@ class Replies:
     Args:
         path: A SQLite database; made if it is not there.
 
+    Attributes:
+        tokens_in, tokens_out: Read and written by the model, for all replies.
+
     Raises:
         InputError: the file is something else.
     """
@@ -66,6 +69,9 @@ class Replies:
                 "CREATE TABLE IF NOT EXISTS replies"
                 " (request TEXT PRIMARY KEY, reply TEXT, tokens_in INTEGER, tokens_out INTEGER)"
             )
+            self.tokens_in, self.tokens_out = self._database.execute(
+                "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM replies"
+            ).fetchone()
         except sqlite3.Error as error:
             raise InputError(f"{path} cannot be used for replies: {error}") from error
 
@@ -80,14 +86,8 @@ class Replies:
                 "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)",
                 (key, reply, tokens_in, tokens_out),
             )
-
-    def tokens(self) -> tuple[int, int]:
-        """Read and written by the model, for all replies."""
-        with self._lock, closing(self._database.cursor()) as cursor:
-            row = cursor.execute(
-                "SELECT COALESCE(SUM(tokens_in), 0), COALESCE(SUM(tokens_out), 0) FROM replies"
-            ).fetchone()
-        return int(row[0]), int(row[1])
+            self.tokens_in += tokens_in
+            self.tokens_out += tokens_out
 
     def close(self) -> None:
         self._database.close()
@@ -119,9 +119,8 @@ class ChatWriter:
     @property
     def cost(self) -> float:
         """Dollars that all replies have cost, those of earlier runs included."""
-        tokens_in, tokens_out = self.replies.tokens()
-        limits = self.limits
-        return (tokens_in * limits.price_in + tokens_out * limits.price_out) / 1e6
+        read, written = self.replies.tokens_in, self.replies.tokens_out
+        return (read * self.limits.price_in + written * self.limits.price_out) / 1e6
 
     def write(self, facts: Sequence[Fact]) -> Iterator[Questions | str]:
         """Two questions for every fact, or why there are none.

@@ -12,8 +12,8 @@ from ultraedit.benchmark_data.facts import Fact, Questions, Record
 from ultraedit.benchmark_data.rules import (
     folded,
     refused_fact,
+    refused_locality,
     refused_questions,
-    refused_record,
 )
 from ultraedit.benchmark_data.seen import Seen, hashed
 
@@ -197,13 +197,11 @@ def _record(
         return reason
     for _ in range(TRIES if local else 0):
         question, local_answer = chance.choice(local)
-        record = Record(
-            "", questions.prompt, questions.rephrase, answer, question, local_answer,
-            fact.subject, fact.relation,
-        )  # fmt: skip
-        # Written over, a true answer has to stay out of the locality question too.
-        if folded(local_answer) != folded(fact.object) and refused_record(record) is None:
-            return record
+        if refused_locality(fact, answer, question, local_answer) is None:
+            return Record(
+                "", questions.prompt, questions.rephrase, answer, question, local_answer,
+                fact.subject, fact.relation,
+            )  # fmt: skip
     return "no locality question"
 
 

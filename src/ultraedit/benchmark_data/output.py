@@ -13,14 +13,17 @@ from typing import Any, Literal
 import numpy as np
 
 from ultraedit.benchmark_data.facts import Record
+from ultraedit.storage.atomic import sync_file
 
 Format = Literal["jsonl", "parquet"]
 BATCH = 10_000
 
 
 def write_records(records: Iterable[Record], path: Path) -> int:
-    """Write a new file in the format of its name, and return how many records it has."""
-    return (_parquet if path.suffix == ".parquet" else _jsonl)(iter(records), path)
+    """Write a new file in the format of its name to the disk; returns how many records it has."""
+    count = (_parquet if path.suffix == ".parquet" else _jsonl)(iter(records), path)
+    sync_file(path)
+    return count
 
 
 def read_records(paths: Sequence[Path], seed: int | None = None) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-from ultraedit.benchmark_data.facts import Fact, Questions, Record
+from ultraedit.benchmark_data.facts import Fact, Questions
 
 MOST_NAME, MOST_QUESTION = 100, 300  # characters
 
@@ -53,19 +53,17 @@ def refused_questions(fact: Fact, questions: Questions, answer: str) -> str | No
     return None
 
 
-def refused_record(record: Record) -> str | None:
-    """Why a whole record will not do; None if it will. The last word, whoever wrote it."""
-    fact = Fact(record.subject, record.relation, record.ans)
-    questions = Questions(record.prompt, record.rephrase_prompt)
-    reason = refused_fact(fact) or refused_questions(fact, questions, record.ans)
-    if reason is not None:
-        return reason
-    if not record.loc.strip() or len(record.loc) > MOST_QUESTION or not record.loc.isprintable():
-        return "malformed locality question"
-    if folded(record.loc_ans) in folded(record.loc):
-        return "answer in locality question"
-    if folded(record.loc_ans) == folded(record.ans):
+def refused_locality(fact: Fact, answer: str, question: str, local_answer: str) -> str | None:
+    """Why a question will not do as the locality question of a fact; None if it will.
+
+    Args:
+        fact: That is edited.
+        answer: The one to write, which may be another than the fact's.
+        question: About another subject.
+        local_answer: Its answer.
+    """
+    if folded(local_answer) in (folded(answer), folded(fact.object)):
         return "locality has the same answer"
-    if folded(record.subject) in folded(record.loc):
+    if folded(fact.subject) in folded(question):
         return "locality asks about the subject"
     return None

@@ -11,6 +11,13 @@ import sys
 TALKATIVE = ("accelerate", "bitsandbytes", "torch.utils._pytree", "torchao")
 
 
+class _Notes(logging.Handler):
+    """Prints what the package reports to standard error, wherever that is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line and exit: 0 done, 1 outside limits or failed, 2 bad input."""
     # Products in half precision keep code for every size of batch, up to 1,024 sizes and some
@@ -20,6 +27,9 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    own = logging.getLogger("ultraedit")
+    own.setLevel(logging.INFO)
+    own.handlers = [_Notes()]
     from ultraedit.cli.app import build_app
     from ultraedit.errors import UltraEditError
 

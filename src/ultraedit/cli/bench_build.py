@@ -103,6 +103,7 @@ def bench_build(
     with ExitStack() as stack:
         bar = stack.enter_context(progress_bars(as_json or quiet))
         interrupted = stack.enter_context(interruptible())
+        plan.check_free()
         if writer == "chat":
             limits = {
                 "concurrency": concurrency, "per_minute": per_minute, "cost": max_cost,

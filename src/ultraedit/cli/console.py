@@ -190,12 +190,13 @@ def _change(report: Report, kind: str, metric: str, is_sample: bool) -> Text:
     before = report.before.get(kind, {}).get(metric)
     if after is None:
         return Text()
+    shown = Text(f"{after:.3f}", style="bold")
     if is_sample:
         low, high = report.intervals()[kind][metric]
-        return Text.assemble((f"{after:.3f}", "bold"), f" [{low:.3f}, {high:.3f}]")
+        shown = Text.assemble(shown, f" [{low:.3f}, {high:.3f}]")
     if before is None or metric.startswith(("agreement", "ends_earlier", "routed")):
-        return Text(f"{after:.3f}", style="bold")
-    return Text.assemble(f"{before:.3f} -> ", (f"{after:.3f}", "bold"))
+        return shown
+    return Text.assemble(f"{before:.3f} -> ", shown)
 
 
 def show(*parts: Any) -> None:

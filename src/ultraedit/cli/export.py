@@ -139,7 +139,7 @@ def _adapter(out: str, output: Path, form: Any, choice: Mapping[str, Any], as_js
 
     from ultraedit.cli.console import print_json, show
 
-    written, held = write_adapter(out, output, form, choice)
+    written, held = _written_adapter(out, output, form, choice)
     result: dict[str, Any] = {
         "format": form,
         "source": out,
@@ -163,30 +163,20 @@ def _adapter(out: str, output: Path, form: Any, choice: Mapping[str, Any], as_js
     return None
 
 
-def write_adapter(
-    out: str, output: Path, form: Any, choice: Mapping[str, Any]
-) -> tuple[Any, dict[str, int] | None]:
-    """The adapter, and how many edits hold with it where that chose its rank."""
+def _written_adapter(out: str, output: Path, form: Any, choice: Mapping[str, Any]) -> Any:
+    """The adapter, and the edits that were asked if that chose its rank."""
     from ultraedit.export import lora
+    from ultraedit.export.held import HeldEdits
     from ultraedit.history.contributions import contributions
 
-    keeps, held = None, None
-    if choice["keep_edits"] is not None:
-        edits = _held_edits(out)
-        held = {"asked": edits.asked, "learned": edits.learned, "holding": 0}
-
-        def keeps(weights: Any) -> bool:
-            holding = edits.holding(weights)
-            if holding < choice["keep_edits"] * edits.learned:
-                return False
-            held["holding"] = holding
-            return True
-
+    share = choice["keep_edits"]
+    edits = None if share is None else HeldEdits(Path(out))
+    keeps = None if edits is None else edits.keeps(share)
     written = lora.write(
-        out, output, rank=choice["rank"], tolerance=choice["tolerance"], keeps=keeps,
-        shifts=contributions(Path(out)), form=form,
+        out, output, rank=choice["rank"], tolerance=choice["tolerance"],
+        keeps=keeps, shifts=contributions(Path(out)), form=form,
     )  # fmt: skip
-    return written, held
+    return written, edits and edits.to_dict()
 
 
 def _gguf(out: str, output: Path, kind: str, base: Path | None, as_json: bool) -> None:
@@ -194,38 +184,32 @@ def _gguf(out: str, output: Path, kind: str, base: Path | None, as_json: bool) -
     from ultraedit.export import gguf
 
     written = gguf.write(out, output, kind=kind, base=base)
-    result = gguf_result(out, written)
+    result = _gguf_result(out, written)
     if as_json:
         return print_json({"format": "gguf", "source": out, **result})
-    for line in gguf_lines(written, result):
-        show(line)
+    kinds = sorted({f"{before} to {after}" for before, after in written.kinds.values()})
+    show(
+        f"{output}: {len(written.kinds)} weights replaced ({', '.join(kinds)}); every other"
+        f" tensor and key is that of {written.base}, byte for byte",
+        _held_line(result["held"]),
+    )
     return None
 
 
-def gguf_result(out: str, written: Any) -> dict[str, Any]:
+def _gguf_result(out: str, written: Any) -> dict[str, Any]:
     """What `--json` says of a GGUF file; the edits are asked with its weights."""
-    import torch
+    from ultraedit.export.held import HeldEdits
 
-    edits = _held_edits(out)
-    holding = edits.holding({name: torch.from_numpy(w) for name, w in written.weights.items()})
+    edits = HeldEdits(Path(out))
+    edits.try_weights(written.weights())
     return {
         "path": str(written.path),
         "base": str(written.base),
         "tensors": {name: {"base": a, "edited": b} for name, (a, b) in written.kinds.items()},
         "others_identical": True,
-        "held": {"asked": edits.asked, "learned": edits.learned, "holding": holding},
+        "held": edits.to_dict(),
         "bytes": written.path.stat().st_size,
     }
-
-
-def gguf_lines(written: Any, result: Mapping[str, Any]) -> list[str]:
-    """The same for people."""
-    kinds = sorted({f"{before} to {after}" for before, after in written.kinds.values()})
-    return [
-        f"{written.path}: {len(written.kinds)} weights replaced ({', '.join(kinds)}); every other"
-        f" tensor and key is that of {written.base}, byte for byte",
-        _held_line(result["held"]),
-    ]
 
 
 def _ollama(
@@ -241,31 +225,24 @@ def _ollama(
     from ultraedit.export.staging import new_folder
     from ultraedit.storage.config_files import write_text
 
-    lines: list[str] = []
     with new_folder(output, outside=Path(out)) as staged:
         if choice is None:
             written = gguf.write(out, staged / "model.gguf", kind=kind, base=base)
-            result = gguf_result(out, written)
-            lines = gguf_lines(written, result)[1:]
+            result = _gguf_result(out, written)
             modelfile = "FROM ./model.gguf\n"
         else:
             file = gguf.base_of(Path(out), base)
-            adapter, held = write_adapter(out, staged / "adapter.gguf", "gguf-lora", choice)
+            adapter, held = _written_adapter(out, staged / "adapter.gguf", "gguf-lora", choice)
             result = {"base": str(file), "rank": adapter.rank, "held": held}
             modelfile = f"FROM {file}\nADAPTER ./adapter.gguf\n"
         write_text(staged / "Modelfile", modelfile)
     result |= {"path": str(output), "modelfile": modelfile}
     if as_json:
         return print_json({"format": "ollama", "source": out, **result})
-    show(f"{output}: ollama create NAME -f {output / 'Modelfile'}", *lines)
+    show(f"{output}: ollama create NAME -f {output / 'Modelfile'}")
+    if result["held"] is not None:
+        show(_held_line(result["held"]))
     return None
-
-
-def _held_edits(out: str) -> Any:
-    from ultraedit import Editor
-    from ultraedit.export.held import HeldEdits
-
-    return HeldEdits(Editor.load(out), Path(out))
 
 
 def _held_line(held: Mapping[str, int]) -> str:

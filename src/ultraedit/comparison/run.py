@@ -169,7 +169,6 @@ def _evaluate(
 ) -> Report:
     """Scores after all edits; every case's go to their file, which is whole or not there."""
     reports: list[Report] = []
-    baseline = Baseline(unedited)
 
     def fill(sink: Measured) -> None:
         def each(result: CaseResult) -> None:
@@ -187,8 +186,7 @@ def _evaluate(
                 kept_baseline=baseline,
             )
         )
-        baseline.write()
 
-    with named_failures(folder.cases):
+    with Baseline(unedited) as baseline, named_failures(folder.cases):
         write_file(folder.cases, fill)
     return reports[0]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, TypeVar
 
+from ultraedit.errors import InputError
 from ultraedit.forward.generate import Answer
-from ultraedit.storage.atomic import named_failures, write_file
+from ultraedit.storage.atomic import TEMPORARY, named_failures, replace, sync_file
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,52 +61,76 @@ class Unedited:
 class Baseline:
     """The unedited model's part of an evaluation: asked in the first one, read in later ones.
 
-    All evaluations have to be of the same base, cases and options.
+    All evaluations have to be of the same base, cases and options. It is read and written line by
+    line, so that it takes no more memory for more cases. A context: what was asked counts if the
+    block ends well.
 
     Args:
-        path: A file, written by `write`; None keeps nothing.
+        path: A file, which is written if it is not there.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._known = _read(path)
-        self._is_new = not self._known
-        self._used = 0
+        self._stack = ExitStack()
+        self._lines: Iterator[str] | None = None
+        self._sink: TextIO | None = None
+
+    def __enter__(self) -> Baseline:
+        if self.path.is_file():
+            file = self._stack.enter_context(open(self.path, encoding="utf-8"))
+            self._lines = iter(file)
+        else:
+            self._sink = self._stack.enter_context(new_text(self.path))
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
 
     def answers(self, ask: Callable[[], Unedited]) -> Unedited:
-        """Of the next cases."""
-        return Unedited.of_json(self._next(lambda: ask().to_json()))
-
-    def perplexity(self, ask: Callable[[], float | None]) -> float | None:
-        """Of the text, after all cases."""
-        value = self._next(lambda: {"perplexity": ask()})["perplexity"]
-        return None if value is None else float(value)
-
-    def write(self) -> None:
-        """Keep what was asked, after an evaluation that came to its end.
+        """Of the next cases.
 
         Raises:
-            UltraEditError: the file cannot be written.
+            InputError: the file is damaged.
         """
-        if self.path is None or not self._is_new:
-            return
-        text = "".join(json.dumps(one) + "\n" for one in self._known)
-        with named_failures(self.path):
-            write_file(self.path, lambda sink: sink.write(memoryview(text.encode())))
+        if self._lines is None:
+            found = ask()
+            self._write(found.to_json())
+            return found
+        return self._read(Unedited.of_json)
 
-    def _next(self, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        if self.path is None:
-            return ask()
-        if self._used == len(self._known):
-            self._known.append(ask())
-        self._used += 1
-        return self._known[self._used - 1]
+    def perplexity(self, ask: Callable[[], float | None]) -> float | None:
+        """Of the text, after all cases; raises as `answers` does."""
+        if self._lines is None:
+            value = ask()
+            self._write({"perplexity": value})
+            return value
+        return self._read(lambda content: content["perplexity"])
+
+    def _write(self, content: dict[str, Any]) -> None:
+        assert self._sink is not None
+        self._sink.write(json.dumps(content) + "\n")
+
+    def _read(self, convert: Callable[[Any], Result]) -> Result:
+        assert self._lines is not None
+        try:
+            return convert(json.loads(next(self._lines)))
+        except (StopIteration, ValueError, KeyError, TypeError, IndexError) as error:
+            raise InputError(f"{self.path} is damaged; delete it to ask again") from error
 
 
-def _read(path: Path | None) -> list[dict[str, Any]]:
-    """The lines of the file; none where it is not there or damaged: it can be made again."""
-    try:
-        text = "" if path is None else path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-    except (OSError, ValueError):
-        return []
+@contextmanager
+def new_text(path: Path) -> Iterator[TextIO]:
+    """A text file that appears at `path` if the block ends well.
+
+    Raises:
+        UltraEditError: it cannot be written.
+    """
+    staged = path.with_name(f"{TEMPORARY}{path.name}")
+    with named_failures(path):
+        try:
+            with open(staged, "w", encoding="utf-8") as file:
+                yield file
+            sync_file(staged)
+            replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)

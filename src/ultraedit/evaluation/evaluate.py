@@ -76,7 +76,6 @@ def evaluate(
         InputError: no cases, or a text the model cannot read.
     """
     began = time.perf_counter()
-    kept_baseline = kept_baseline or Baseline()
     before, after = Tally(), Tally()
     kept: list[CaseResult] = []
     count = 0
@@ -98,7 +97,9 @@ def evaluate(
     if text is not None:
         if unedited is not None:
             before_edits = partial(_perplexity, workbench, text, unedited)
-            drift["before"] = kept_baseline.perplexity(before_edits)
+            drift["before"] = (
+                kept_baseline.perplexity(before_edits) if kept_baseline else before_edits()
+            )
         drift["after"] = _perplexity(workbench, text)
     return Report(
         count=count,
@@ -137,7 +138,7 @@ def _evaluate_chunk(
     baseline: bool,
     generate: bool,
     answer_tokens: int,
-    kept_baseline: Baseline,
+    kept_baseline: Baseline | None,
 ) -> Iterator[CaseResult]:
     asked = [
         question
@@ -165,7 +166,10 @@ def _evaluate_chunk(
             measured = _measure(workbench, asked, own_answers(found), generate, answer_tokens)
             return Unedited(found, measured)
 
-    known = kept_baseline.answers(ask_unedited) if unedited else Unedited({}, [])
+    if unedited is None:
+        known = Unedited({}, [])
+    else:
+        known = kept_baseline.answers(ask_unedited) if kept_baseline else ask_unedited()
     old = known.measured
     new = _measure(workbench, asked, own_answers(known.own), generate, answer_tokens)
     of_case: list[list[int]] = [[] for _ in chunk]

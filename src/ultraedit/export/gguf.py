@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ultraedit.errors import InputError
 from ultraedit.export.components import Components
@@ -39,8 +37,7 @@ KEY = "ultraedit.edits"
 ROUNDING = 2.0**-7
 # Of transformers' model types, where llama.cpp calls them something else.
 ARCHITECTURES = {
-    "mistral": "llama", "gpt_neox": "gptneox", "gemma3_text": "gemma3", "gpt2": "gpt2",
-    "starcoder2": "starcoder2", "stablelm": "stablelm", "cohere": "command-r",
+    "mistral": "llama", "gpt_neox": "gptneox", "gemma3_text": "gemma3", "cohere": "command-r",
 }  # fmt: skip
 
 
@@ -52,13 +49,25 @@ class Written:
         path: The file.
         base: The file that it was made from.
         kinds: Edited tensor -> its type before and now.
-        weights: Edited module -> its weight as an engine reads it, (e, d) float32.
+        names: Edited module -> its tensor.
     """
 
     path: Path
     base: Path
     kinds: Mapping[str, tuple[str, str]]
-    weights: Mapping[str, NDArray[np.float32]]
+    names: Mapping[str, str]
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The edited weights as an engine reads them: module and (e, d) float32, one at a time."""
+        found = {tensor.name: tensor for tensor in opened(self.path).tensors}
+        for module, name in self.names.items():
+            yield module, dequantised(found[name])
+
+
+def dequantised(tensor: Any) -> torch.Tensor:
+    """A reader's tensor, (rows, columns) float32."""
+    values = require_gguf().quants.dequantize(tensor.data, tensor.tensor_type)
+    return torch.from_numpy(values.copy()).reshape(*reversed(tensor.shape.tolist()))
 
 
 def base_of(out: Path, base: Path | None) -> Path:
@@ -121,7 +130,6 @@ def _write(out: Path, manifest: Manifest, base: Path, path: Path, kind: str) -> 
     found = {tensor.name: tensor for tensor in reader.tensors}
     replaced: dict[str, Replacement] = {}
     kinds: dict[str, tuple[str, str]] = {}
-    weights: dict[str, NDArray[np.float32]] = {}
     for module, name in names.items():
         if name not in found:
             raise InputError(f"{base} has no tensor {name}, which {module} was read from")
@@ -135,10 +143,9 @@ def _write(out: Path, manifest: Manifest, base: Path, path: Path, kind: str) -> 
         data = quantised(master.contiguous().numpy(), wanted)
         replaced[name] = Replacement(wanted, data)
         kinds[name] = tensor.tensor_type.name, wanted.name
-        weights[module] = gguf.quants.dequantize(data, wanted).reshape(master.shape)
     with new_file(path, outside=out) as staged:
         write_replaced(base, staged, replaced, {KEY: _provenance(manifest)})
-    return Written(path, base, kinds, weights)
+    return Written(path, base, kinds, names)
 
 
 def _check_orientation(tensor: Any, original: torch.Tensor, base: Path) -> None:
@@ -147,10 +154,9 @@ def _check_orientation(tensor: Any, original: torch.Tensor, base: Path) -> None:
     Raises:
         InputError: it is permuted, scaled, or another one.
     """
-    gguf = require_gguf()
-    held = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
-    if held.numel() == original.numel():
-        off = (held.reshape(original.shape) - original).norm() / original.norm()
+    held = dequantised(tensor)
+    if held.shape == original.shape:
+        off = (held - original).norm() / original.norm()
         if off <= ROUNDING:
             return
     raise InputError(f"{tensor.name} of {base} is laid out in another way than the edited weight")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,8 +24,8 @@ from ultraedit.linalg.shift import Shift
 from ultraedit.models.gguf import GgufOrigin
 from ultraedit.storage.manifest import Manifest, read_manifest
 
-# Whether the edits hold with these weights, (e, d) by module.
-Keeps = Callable[[Mapping[str, Tensor]], bool]
+# Whether the edits hold with these weights: module and (e, d), one at a time.
+Keeps = Callable[[Iterable[tuple[str, Tensor]]], bool]
 TOLERANCE = 0.05
 # A history that misses more of the weights' difference than this is not the whole of it:
 # rounding the masters to float32 after every turn accounts for less.
@@ -188,21 +188,19 @@ def _parts(
 def _kept(modules: EditedModules, parts: Mapping[str, Components], most: int, keeps: Keeps) -> int:
     """The smallest rank that keeps the edits, by bisection: a larger one keeps no fewer."""
 
-    def enough(rank: int) -> bool:
-        weights = {}
+    def weights(rank: int) -> Iterator[tuple[str, Tensor]]:
         for name, held in parts.items():
             difference, some = modules.difference(name), held.first(min(rank, len(held)))
             original = difference.original.float()
             shift = some.outputs.T @ some.inputs
-            weights[name] = (original if difference.transposed else original.T) + shift
-        return keeps(weights)
+            yield name, (original if difference.transposed else original.T) + shift
 
-    if not enough(most):
+    if not keeps(weights(most)):
         raise InputError(f"no rank keeps so many edits: the full one, {most}, does not")
     too_few, enough_rank = 0, most
     while enough_rank - too_few > 1:
         middle = (too_few + enough_rank) // 2
-        if enough(middle):
+        if keeps(weights(middle)):
             enough_rank = middle
         else:
             too_few = middle

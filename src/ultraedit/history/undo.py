@@ -154,8 +154,8 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
                 " whole turns"
             )
         entry = journal.entry(found)
-        written = _written(layout, head, entry)
-        passes = contribution(written, entry.number, place)
+        kept = _kept_shifts(layout, head, entry)
+        passes = contribution(kept, entry.number, place)
     snapshot = current(out)
     masters = dict(snapshot.masters)
     with threads(snapshot.settings["threads"]):
@@ -164,7 +164,7 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
     settings = dict(snapshot.settings)
     settings["edits"] -= 1
     state, constants, record = snapshot.state, snapshot.constants, None
-    if not any(written):
+    if not any(kept):
         try:
             state, constants, record = _forgotten(snapshot, entry.records[place])
         except NotImplementedError:
@@ -189,7 +189,7 @@ def undo_edit(out: Path, edit: str, turn: int | None = None, author: str | None 
     return Undone(head.number + 1, found, made.turns, made.edits)
 
 
-def _written(layout: Layout, head: Head, entry: Entry) -> list[dict[str, Shift]]:
+def _kept_shifts(layout: Layout, head: Head, entry: Entry) -> list[dict[str, Shift]]:
     """The shifts of a turn, pass by pass.
 
     Raises:
@@ -213,8 +213,8 @@ def _forgotten(
     method.load_state_dict(together(snapshot.state, snapshot.constants))
     method.forget(Edit(record.prompt, record.target, record.subject, record.id))
     state, constants = separate(method.state_dict(), method.is_constant, snapshot.constants)
-    kept, _ = separate(method.record(), method.is_constant, constants)
-    return state, constants, kept
+    record_of_it, _ = separate(method.record(), method.is_constant, constants)
+    return state, constants, record_of_it
 
 
 def contribution(

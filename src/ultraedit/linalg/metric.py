@@ -1,4 +1,4 @@
-"""Shifts under a metric of the input space: which directions are dear to move, and which cheap."""
+"""Least-cost shifts under a metric of the input space, which says what moving a direction costs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Directions:
     """What n rows can do to one module, each in the direction that costs least.
 
     A row changes its scalar (a loss, say) at the rate g^T W^T h. Of all W that reach a wanted
-    change, the cheapest under tr(W^T M W) is a sum of M^-1 h g^T over the rows.
+    change, the one of least cost tr(W^T M W) is a sum of M^-1 h g^T over the rows.
 
     Attributes:
         left: (n, d) H M^-1.
@@ -87,7 +87,7 @@ def multipliers(
 ) -> Tensor:
     """How much of every row's direction there is to be, so that each scalar changes enough.
 
-    The cheapest shift that changes every scalar by at least what is wanted has multipliers
+    The shift of least cost that changes every scalar by at least what is wanted has multipliers
     a >= 0 that minimise a^T (K + r diag(K)) a / 2 - b^T a; here they are also bounded from
     above. Rows that are alike would otherwise get large multipliers of opposite signs, which
     leave little at the rows themselves and a large shift everywhere else.

@@ -165,6 +165,11 @@ class Method(ABC):
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings by name."""
+        return {field.name: getattr(self.config, field.name) for field in fields(self.Config)}
+
     @classmethod
     def with_settings(cls, settings: Mapping[str, Any]) -> Method:
         """The method with named settings.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ from filelock import FileLock
 from ultraedit.errors import InputError
 from ultraedit.models.named import models_folder
 from ultraedit.storage.config_files import add_older_names, name_older_tokenizer
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".gguf"
 # Beside the converted weights, and in every folder of edits: which file they came from.
@@ -80,6 +83,7 @@ def converted_folder(path: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not (folder / ORIGIN).is_file():
+            logger.info("converting %s, once; large files take minutes", path)
             with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as temporary:
                 work = Path(temporary) / "model"
                 convert(path, work)

@@ -5,7 +5,6 @@ The rest of the state, wherever it is written, refers to the file by its name.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ultraedit.errors import InputError
-from ultraedit.storage.bits import as_bytes
+from ultraedit.storage.bits import digest_of
 from ultraedit.storage.filerecord import FileRecord
 from ultraedit.storage.shards import read_tensors
 
@@ -32,11 +31,7 @@ class Constants:
     @cached_property
     def name(self) -> str:
         """Of their file, from their content. It takes a pass over all bytes, once."""
-        digest = hashlib.sha256()
-        for key, tensor in sorted(self.tensors.items()):
-            digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-            digest.update(as_bytes(tensor).numpy().data)
-        return f"constants-{digest.hexdigest()[:16]}.safetensors"
+        return f"constants-{digest_of(self.tensors)[:16]}.safetensors"
 
 
 def separate(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ultraedit.errors import InputError
 from ultraedit.storage.atomic import write_file
-from ultraedit.storage.bits import as_bytes
+from ultraedit.storage.bits import digest_of
 
 KEY = "ultraedit_trained"
 
@@ -26,7 +26,7 @@ class Trained:
 
     Attributes:
         method: Its name.
-        settings: Its settings, as JSON has them.
+        settings: Its settings, as JSON has them: lists, and no tuples.
         shapes: (d, e) of the modules it was trained for, by name.
         state: Of the method, by key, on the CPU.
     """
@@ -36,35 +36,36 @@ class Trained:
     shapes: Mapping[str, tuple[int, int]]
     state: Mapping[str, Tensor]
 
+    @staticmethod
+    def of(
+        method: str,
+        settings: Mapping[str, Any],
+        shapes: Mapping[str, tuple[int, int]],
+        state: Mapping[str, Tensor],
+    ) -> Trained:
+        """A state of a method in memory."""
+        held = {key: tensor.cpu().contiguous() for key, tensor in state.items()}
+        return Trained(method, json.loads(json.dumps(settings)), dict(shapes), held)
+
     @property
     def digest(self) -> str:
         """SHA-256 over all of it."""
-        digest = hashlib.sha256(self._about().encode())
-        for key, tensor in sorted(self.state.items()):
-            digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-            digest.update(as_bytes(tensor).numpy().data)
-        return digest.hexdigest()
+        return hashlib.sha256((self._about() + digest_of(self.state)).encode()).hexdigest()
 
-    def check_fits(
-        self, method: str, settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]
-    ) -> None:
-        """Refuse to use it for something else than it was trained for.
+    def check_fits(self, other: Trained) -> None:
+        """Refuse to use it in place of another one.
 
         Raises:
-            InputError: another method, other settings or other modules.
+            InputError: it is of another method, other settings or other modules.
         """
-        for what, own, other in (
-            ("method", self.method, method),
-            ("settings", json.loads(json.dumps(self.settings)), json.loads(json.dumps(settings))),
-            ("modules", self.shapes, dict(shapes)),
-        ):
-            if own != other:
-                raise InputError(f"the method was trained with {what} {own}, not {other}")
+        for what in ("method", "settings", "shapes"):
+            own, wanted = getattr(self, what), getattr(other, what)
+            if own != wanted:
+                raise InputError(f"the method was trained with {what} {own}, not {wanted}")
 
     def write(self, path: Path) -> None:
         """Create or replace a file in one step."""
-        state = {key: tensor.contiguous() for key, tensor in self.state.items()}
-        content = memoryview(save(state, metadata={KEY: self._about()}))
+        content = memoryview(save(dict(self.state), metadata={KEY: self._about()}))
         write_file(path, lambda sink: sink.write(content))
 
     @staticmethod

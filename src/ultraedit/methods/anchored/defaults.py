@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-# Of the mean of the diagonal of E[h h^T], added to all of it: directions that no anchor uses are
-# cheap, not free.
+# Of the mean of the diagonal of E[h h^T], added to all of it: directions that no anchor uses cost
+# little, not nothing.
 FLOOR = 3e-2
 # The share of the metric that names have; the rest is that of all tokens of ordinary text.
 NAMES_SHARE = 0.5

@@ -1,4 +1,4 @@
-"""What was written before, as a metric: dear directions are those that anchors or edits use."""
+"""The metric of `anchored`: a direction costs what anchors and past edits use of it."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def solved(
     state: AnchoredState,
     ridge: float,
 ) -> tuple[dict[str, LowRank], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """The cheapest shifts that lower every open text's loss as wanted, to first order.
+    """The shifts of least cost that lower every open text's loss as wanted, to first order.
 
     Args:
         rows: Of n texts.
