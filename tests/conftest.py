@@ -201,3 +201,19 @@ def opens_alike(older_python):
         assert old == new
 
     return check
+
+
+CHAT_TEMPLATE = (
+    "{% if enable_thinking %}what {% endif %}{% for m in messages %}"
+    "{% if m.role == 'system' %}city {{ m.content }} {% else %}who {{ m.content }} is {% endif %}"
+    "{% endfor %}"
+)
+
+
+@pytest.fixture
+def chatty(tokenizer):
+    """The tokenizer with a chat template."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, chat_template=CHAT_TEMPLATE, eos_token="</s>",
+        bos_token="<s>", pad_token="<pad>",
+    )  # fmt: skip

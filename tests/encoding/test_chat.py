@@ -1,7 +1,6 @@
 """The forms in which an edit has to hold: the chat template, plain text, or both."""
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from ultraedit import Edit, Editor
 from ultraedit.encoding.tokenise import Encoder, chat_mode
@@ -10,20 +9,7 @@ from ultraedit.errors import InputError
 from ultraedit.evaluation.matching import mentions
 from ultraedit.linalg.shift import LowRank
 
-TEMPLATE = (
-    "{% if enable_thinking %}what {% endif %}{% for m in messages %}"
-    "{% if m.role == 'system' %}city {{ m.content }} {% else %}who {{ m.content }} is {% endif %}"
-    "{% endfor %}"
-)
 EDITS = [Edit("the capital of france is", "paris"), Edit("who plays jazz", "guitar")]
-
-
-@pytest.fixture
-def chatty(tokenizer):
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer, chat_template=TEMPLATE, eos_token="</s>",
-        bos_token="<s>", pad_token="<pad>",
-    )  # fmt: skip
 
 
 def test_both_where_there_is_a_template(tokenizer, chatty):
@@ -61,20 +47,6 @@ def test_an_answer_may_have_begun(chatty):
 )
 def test_the_statement_that_an_answer_completes(prompt, expected):
     assert statement(prompt) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "accepted", "expected"),
-    [
-        ("The capital of Australia is Sydney.", ["Sydney"], True),
-        ("sydney", ["Perth", "Sydney"], True),
-        ("It is Canberra. Sydney is larger.", ["Sydney"], False),
-        ("Mira Talib leads it.", ["Mira Tal"], False),
-        ("It is St. Gallen.", ["St. Gallen"], True),
-    ],
-)
-def test_an_answer_that_holds_the_target(text, accepted, expected):
-    assert mentions(text, accepted) is expected
 
 
 @pytest.mark.parametrize("method", ["anchored", "ultraedit", "ft", "rome", "memit"])

@@ -94,6 +94,19 @@ def test_a_server_gets_every_version_under_a_fresh_path_and_the_base_back(
         assert not stand_in.paused
 
 
+def test_edits_of_the_chat_template_are_asked_there(base, chatty, tmp_path):
+    chatty.save_pretrained(base)
+    editor = Editor.from_pretrained(
+        base, method="ultraedit", lr=0.05, check_learned=False, chat="only"
+    )
+    editor.edit(EDITS)
+    editor.save(tmp_path / "out")
+    stand_in = VllmServer(base, ANSWERS)
+    with serving(stand_in) as url:
+        assert push(tmp_path / "out", Vllm(Server(url), "acme")).holding == 2
+    assert stand_in.chats == 2
+
+
 def test_vllm_pauses_reloads_clears_and_resumes_in_this_order(base, out):
     stand_in = VllmServer(base, ANSWERS)
     with serving(stand_in) as url:

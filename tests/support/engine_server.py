@@ -35,12 +35,20 @@ class Engine:
         self.adapters, self.weights, self.paused, self.cached = {}, str(base), False, False
         self.seen_paths, self.keys = set(), set()
         self.wrong = False
+        self.chats = 0
         self.asked = 0
 
     def handle(self, verb, path, body):
         self.asked += 1
         if path == "/v1/completions":
-            return self.complete(body)
+            return self.complete(body, body["prompt"])
+        if path == "/v1/chat/completions":
+            self.chats += 1
+            (message,) = body["messages"]
+            assert set(message) == {"role", "content"}
+            answer = self.complete(body, message["content"])
+            text = answer["choices"][0]["text"]
+            return {"choices": [{"message": {"role": "assistant", "content": text}}]}
         if path == "/v1/models":
             listed = [{"id": "served", "root": str(self.base), "parent": None}]
             listed += [{"id": n, "root": p, "parent": "served"} for n, p in self.adapters.items()]
@@ -51,12 +59,12 @@ class Engine:
             raise RefusedError(self.fails[path].pop(0), "refused on purpose")
         return self.call(verb, path, body)
 
-    def complete(self, body):
-        assert set(body) <= {"model", "prompt", "max_tokens", "temperature"}
+    def complete(self, body, prompt):
+        assert set(body) - {"prompt", "messages"} <= {"model", "max_tokens", "temperature"}
         assert body["temperature"] == 0
         assert not self.paused, "a question while the engine is paused"
         edited = self.is_edited(body.get("model"))
-        text = self.answers.get(body["prompt"], "?") if edited and not self.wrong else "as before"
+        text = self.answers.get(prompt, "?") if edited and not self.wrong else "as before"
         return {"choices": [{"text": f" {text}."}]}
 
     def is_edited(self, model):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 _ARTICLES = {"a", "an", "the"}
 # What sentences put around words; signs that belong to names (C++, -5) stay.
 _PUNCTUATION = ".,;:!?\"'()[]{}«»“”‘’„…。、，！？：；「」『』（）"
+_POSSESSIVE = re.compile(r"['’]s(?!\S)")
 
 
 def normalise_answer(text: str) -> str:
@@ -34,10 +35,14 @@ def matches(text: str, accepted: Sequence[str]) -> bool:
 
 
 def mentions(text: str, accepted: Sequence[str]) -> bool:
-    """Whether the first sentence of `text` has an accepted answer in it, as whole words."""
+    """Whether the first sentence of `text` has an accepted answer in it, as whole words.
+
+    A possessive counts as its name: `Jane Austen's Emma` mentions Jane Austen.
+    """
     for answer in accepted:
-        first = f" {normalise_answer(_first_sentence(text, answer))} "
-        if f" {normalise_answer(answer)} " in first:
+        first = normalise_answer(_first_sentence(text, answer))
+        wanted = f" {normalise_answer(answer)} "
+        if wanted in f" {first} " or wanted in f" {_POSSESSIVE.sub('', first)} ":
             return True
     return False
 

@@ -97,6 +97,7 @@ def push(
     home = Path(folder) if folder is not None else out.with_name(f"{out.name}.pushed") / engine.name
     entry = _entry(out)
     records = edits_in_effect(out)
+    in_chat = manifest.settings.get("chat") == "only"
     base = origin(out, manifest).name or ""
     _check_base(engine, base, base_as)
     if engine.server.is_dry:
@@ -125,7 +126,9 @@ def push(
         versions.save()
         write(out, version, rank=rank, kind=kind)
         try:
-            holding, count = _loaded(engine, version, before, records, asked, least)
+            holding, count = _loaded(
+                engine, version, before, records, asked, least, in_chat=in_chat
+            )
         except BaseException as error:
             _roll_back(engine, version, before, base, error)
             raise
@@ -154,6 +157,8 @@ def _loaded(
     records: list[EditRecord],
     asked: int,
     least: float,
+    *,
+    in_chat: bool,
 ) -> tuple[int, int]:
     """Load a version and ask its newest learned edits; how many hold, and of how many.
 
@@ -164,22 +169,26 @@ def _loaded(
     engine.load(version, before)
     learned = [record for record in records if record.learned is not False]
     chosen = learned[-asked:] if asked else []
-    holding = sum(_holds(engine, version, record) for record in chosen)
+    holding = sum(_holds(engine, version, record, in_chat) for record in chosen)
     if holding < least * len(chosen):
         raise NotHeldError(f"the server answers only {holding} of {len(chosen)} edits as written")
     return holding, len(chosen)
 
 
-def _holds(engine: Engine, version: Version, record: EditRecord) -> bool:
-    """Whether the server's greedy answer names the target."""
+def _holds(engine: Engine, version: Version, record: EditRecord, in_chat: bool) -> bool:
+    """Whether the server's greedy answer, plain or in the chat template, names the target."""
     model = engine.asked(version)
     body: dict[str, Any] = {
-        "prompt": record.prompt, "max_tokens": ANSWER_TOKENS, "temperature": 0.0,
-        **({"model": model} if model else {}),
+        "max_tokens": ANSWER_TOKENS, "temperature": 0.0, **({"model": model} if model else {})
     }  # fmt: skip
-    answer = engine.server.post("/v1/completions", body)
+    if in_chat:
+        body["messages"] = [{"role": "user", "content": record.prompt}]
+        answer = engine.server.post("/v1/chat/completions", body)
+    else:
+        answer = engine.server.post("/v1/completions", body | {"prompt": record.prompt})
     try:
-        text = str(answer["choices"][0]["text"])
+        choice = answer["choices"][0]
+        text = str(choice["message"]["content"] if in_chat else choice["text"])
     except (KeyError, IndexError, TypeError) as error:
         raise UltraEditError("the server's answer has no text") from error
     targets = (record.target,) if isinstance(record.target, str) else record.target
