@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import saved, storage
 from ultraedit.errors import InputError
@@ -127,6 +128,7 @@ class Editor(Session):
         folder: str | os.PathLike[str],
         *,
         options: Mapping[str, Any] | None = None,
+        loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
         **place: Any,
     ) -> Editor:
         """The editor that `save` wrote, with its weights, masters, statistics and settings.
@@ -138,6 +140,8 @@ class Editor(Session):
             folder: What `save` wrote.
             options: As in `Editor(...)`; those that would change the edits must be as
                 recorded.
+            loaded: The model and tokenizer that were edited, if they are in memory already; the
+                edited weights are put into this model.
             place: dtype, device and so on, as in `from_pretrained`. Quantised blocks must be
                 as recorded; where they are kept may change.
 
@@ -145,4 +149,4 @@ class Editor(Session):
             InputError: the folder is no edited model, is damaged, or an option differs
                 from what the model was edited with.
         """
-        return saved.load(cls, Path(folder), options or {}, place)
+        return saved.load(cls, Path(folder), options or {}, place, loaded)

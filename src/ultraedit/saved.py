@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ultraedit import storage
 from ultraedit.errors import InputError
@@ -146,7 +147,11 @@ def _undo_edit(editor: Session, out: Path, edit: str, turn: int | None) -> Undon
 
 
 def load(
-    cls: type[Loaded], folder: Path, options: Mapping[str, Any], place: Mapping[str, Any]
+    cls: type[Loaded],
+    folder: Path,
+    options: Mapping[str, Any],
+    place: Mapping[str, Any],
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> Loaded:
     """`Editor.load`."""
     folder = folder.resolve()
@@ -167,7 +172,7 @@ def load(
     # Editors that recorded no dtype computed in the stored one.
     computed = settings.get("dtype") or _plain(next(iter(originals.values())).dtype)
     dtype = place.get("dtype", "auto")
-    model, tokenizer = load_model(
+    model, tokenizer = loaded or load_model(
         folder,
         **{
             **place,

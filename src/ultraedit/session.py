@@ -162,10 +162,14 @@ class Session:
     def read_only(self, reason: str | None) -> None:
         self._texts.refused = reason
 
-    def edit(self, edits: Iterable[Edit]) -> Turn:
+    def edit(self, edits: Iterable[Edit], *, note: Mapping[str, Any] | None = None) -> Turn:
         """Write some facts at once: one turn.
 
         Nothing is changed if anything is wrong with any of the edits.
+
+        Args:
+            edits: At least one.
+            note: Anything that JSON can hold, to be kept with the turn in the journal.
 
         Raises:
             InputError: no edits, or one that cannot be encoded; it is named.
@@ -174,9 +178,9 @@ class Session:
         """
         edits = tuple(edits)
         with self.lock, threads(self.threads):
-            return self._edit(edits)
+            return self._edit(edits, note)
 
-    def _edit(self, edits: tuple[Edit, ...]) -> Turn:
+    def _edit(self, edits: tuple[Edit, ...], note: Mapping[str, Any] | None) -> Turn:
         if self._is_unedited:
             raise InputError("inside unedited() the model cannot be edited")
         if not edits:
@@ -202,6 +206,7 @@ class Session:
             edits=self.edits,
             device=self.workbench.device.type,
             run=self.run,
+            note=note,
         )
         return turn
 

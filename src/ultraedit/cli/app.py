@@ -19,9 +19,11 @@ from ultraedit.cli.edit import edit
 from ultraedit.cli.evaluate import evaluate
 from ultraedit.cli.export import export
 from ultraedit.cli.inspect import inspect
+from ultraedit.cli.keys import keys
 from ultraedit.cli.listings import methods, models
 from ultraedit.cli.log import log
 from ultraedit.cli.push import push
+from ultraedit.cli.serve import serve
 from ultraedit.cli.train import train
 from ultraedit.cli.undo import undo
 
@@ -39,6 +41,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "apply": apply,
     "push": push,
+    "serve": serve,
     "inspect": inspect,
     "bench-build": bench_build,
     "methods": methods,
@@ -57,6 +60,7 @@ def build_app() -> typer.Typer:
     app.callback()(_common)
     for name, function in COMMANDS.items():
         app.command(name)(function)
+    app.add_typer(keys, name="keys")
     return app
 
 

@@ -37,9 +37,18 @@ def likely_subject_end(prompt: str) -> int:
     published records of CounterFact, zsRE and WikiBigEdit this is where the annotated subject
     ends in 97, 93 and 77 of 100 (benchmarks/subjects.py).
     """
+    return _likely_span(prompt)[1]
+
+
+def likely_subject(prompt: str) -> str:
+    """What a prompt seems to be about, by the rule of `likely_subject_end`; may be empty."""
+    return prompt[slice(*_likely_span(prompt))]
+
+
+def _likely_span(prompt: str) -> tuple[int, int]:
     words = _words(prompt)
     if not words:
-        return len(prompt.rstrip()) or 1
+        return 0, len(prompt.rstrip()) or 1
     named = [
         word.is_name and not (place == 0 and word.is_small) for place, word in enumerate(words)
     ]
@@ -61,8 +70,9 @@ def likely_subject_end(prompt: str) -> int:
         else:
             last = -1
     if spans:
-        return max(spans, key=lambda span: span[1] - span[0])[1]
-    return next((word.end for word in reversed(words) if not word.is_small), words[-1].end)
+        return max(spans, key=lambda span: span[1] - span[0])
+    last_word = next((word for word in reversed(words) if not word.is_small), words[-1])
+    return last_word.start, last_word.end
 
 
 # Words that ask or join, in English; prompts in other languages lose little without theirs.

@@ -90,6 +90,7 @@ class Pending:
         edits: int,
         device: str,
         run: Mapping[str, Any] | None,
+        note: Mapping[str, Any] | None = None,
     ) -> None:
         """Remember a turn.
 
@@ -100,6 +101,7 @@ class Pending:
             edits: Edits in effect after it.
             device: The kind of device the shifts were added on.
             run: How far the file of the run was read.
+            note: What the caller keeps with it.
         """
         self.now = Moment()
         if not self.active:
@@ -108,6 +110,7 @@ class Pending:
         entry = Entry(
             kind="turn", time=now(), author=self.author, turns=turn.index + 1, edits=edits,
             passes=turn.passes, seconds=round(turn.seconds, 3), device=device, run=run,
+            note=note,
             records=tuple(
                 EditRecord(edit.id or "", edit.prompt, edit.target, edit.subject, learned)
                 for edit, learned in zip(

@@ -70,6 +70,7 @@ class Entry:
         snapshot: The file with the masters and the state after it, when one was written.
         written: Checksums of the version written right after it: another way to the same
             state can be compared with them.
+        note: What the caller keeps with the turn, as whose requests it was made of.
     """
 
     kind: Kind
@@ -88,12 +89,16 @@ class Entry:
     factors: FileRecord | None = None
     snapshot: FileRecord | None = None
     written: Mapping[str, str] | None = None
+    note: Mapping[str, Any] | None = None
 
     def body(self) -> dict[str, Any]:
         """Everything but the edits, for JSON."""
         shallow = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "records"}
         for name in ("factors", "snapshot"):
             shallow[name] = None if shallow[name] is None else asdict(shallow[name])
+        if self.note is None:
+            # Releases before notes read what has none.
+            del shallow["note"]
         return shallow | {"count": len(self.records)}
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""`ultraedit serve`: an HTTP service that answers with edited models and takes edits."""
