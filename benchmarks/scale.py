@@ -54,7 +54,8 @@ def checkpoints(turn_size: int, most: int) -> set[int]:
     while scale <= most:
         found |= {scale * step for step in STEPS if scale * step <= most}
         scale *= 10
-    return {-(-count // turn_size) * turn_size for count in found}
+    # The last turn may be a shorter one.
+    return {min(-(-count // turn_size) * turn_size, most) for count in found}
 
 
 def measured(editor: Editor, sample: Reservoir, out: Path, seconds: float) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import multiprocessing
 import threading
@@ -122,6 +123,24 @@ def test_several_threads_write_whole_lines(audit):
     for i in range(4):
         mine = [entry for entry in found if entry["author"] == f"t{i}"]
         assert numbers(mine) == [*range(19, -1, -1)]
+
+
+def test_other_processes_wait_while_a_line_is_written(audit, path, monkeypatch):
+    plain, refused = module.os.write, []
+
+    def write(descriptor, data):
+        with path.open("rb") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                refused.append(data)
+        return plain(descriptor, data)
+
+    monkeypatch.setattr(module.os, "write", write)
+    audit.write("ada", "a", "edit")
+    assert len(refused) == 1
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_some(path, author):

@@ -124,6 +124,12 @@ def test_what_makes_no_key_is_refused(keys, name, role, sets, said):
     assert keys.list() == ()
 
 
+def test_sets_are_kept_once(keys):
+    keys.create("ada", "reader", ["b", "a", "b"])
+    keys.create("bob", "reader", ["a", "*"])
+    assert [key.sets for key in keys.list()] == [("b", "a"), ("*",)]
+
+
 def test_names_are_unique(keys):
     secret = keys.create("ada", "reader", ["*"])
     with pytest.raises(InputError, match="'ada' already"):

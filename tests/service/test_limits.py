@@ -253,6 +253,15 @@ def test_open_pages_need_no_key_and_make_none_known(app, client, keys):
     assert ask(other, secret).status_code == 429
 
 
+def test_clients_that_came_last_stay_known(client, keys, monkeypatch):
+    monkeypatch.setattr(limits, "MOST_CLIENTS", 2)
+    ada, bob, eve = (keys.create(name, "reader", ["*"]) for name in ("ada", "bob", "eve"))
+    for secret in (ada, bob, ada, eve):
+        assert ask(client, secret).status_code == 200
+    statuses(client, "ue-x", 3)
+    assert [ask(client, secret).status_code for secret in (ada, bob, eve)] == [200, 429, 200]
+
+
 def test_a_revoked_key_is_a_wrong_one(client, keys):
     secret = keys.create("ada", "reader", ["*"])
     assert ask(client, secret).status_code == 200

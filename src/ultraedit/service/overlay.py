@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,9 +22,11 @@ class Overlay:
     Attributes:
         factors: Module name -> (d, k) and (k, e) float32: an input x of the module adds
             `x @ first @ second` to its output.
+        version: Of which sets at which entries of their journals, as in `base@0+team-a@3`.
     """
 
     factors: Mapping[str, Pair] = field(default_factory=dict)
+    version: str = ""
 
     @property
     def rank(self) -> int:
@@ -38,17 +40,13 @@ class Overlay:
 
     def plus(self, other: Overlay) -> Overlay:
         """The sum of both."""
-        if not other.factors:
-            return self
-        if not self.factors:
-            return other
         found = dict(self.factors)
         for name, (first, second) in other.factors.items():
             if name in found:
                 first = torch.cat([found[name][0], first], 1)
                 second = torch.cat([found[name][1], second], 0)
             found[name] = (first, second)
-        return Overlay(found)
+        return Overlay(found, "+".join(filter(None, (self.version, other.version))))
 
     def to(self, model: nn.Module) -> Overlay:
         """With each pair on the device of its module."""
@@ -56,7 +54,7 @@ class Overlay:
         for name, (first, second) in self.factors.items():
             device = model.get_parameter(f"{name}.weight").device
             found[name] = (first.to(device), second.to(device))
-        return Overlay(found)
+        return replace(self, factors=found)
 
 
 NOTHING = Overlay()

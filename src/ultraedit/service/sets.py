@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from ultraedit.service.overlay import NOTHING, Overlaid, Overlay
 from ultraedit.service.overlay_of import after_turn, of_editor, of_folder
 from ultraedit.storage import is_edited_model, open_journal, settle_if_free
 from ultraedit.storage.atomic import named_failures, sync_folder, write_file
+
+log = logging.getLogger(__name__)
 
 # The set that all others extend; `promote` puts edits there.
 ROOT = "base"
@@ -66,9 +71,12 @@ class EditSet:
             self._counts = _counted(self.out)
         return self._counts
 
+    def forget_counts(self) -> None:
+        """The journal may have a new entry."""
+        self._counts = None
+
     def changed(self, own: Overlay) -> None:
         """The journal has a new entry, and this is the overlay after it."""
-        self._counts = None
         self.own = own
 
 
@@ -195,8 +203,7 @@ class Sets:
         """All that a set adds to the base; read from its folders if it is not in memory.
 
         Raises:
-            ApiError: there is no such set.
-            InputError: a folder is damaged.
+            ApiError: there is no such set, or its folder is damaged.
         """
         with self._lock:
             sets = self.chain(name)
@@ -246,8 +253,7 @@ class Sets:
         """The editor of a set, over what the sets that it extends add.
 
         Raises:
-            ApiError: there is no such set.
-            InputError: its folder is damaged, or was edited in another way.
+            ApiError: there is no such set, or its folder is damaged or was edited in another way.
         """
         one = self.get(name)
         if name in self._editors:
@@ -256,7 +262,8 @@ class Sets:
             while len(self._editors) >= self.most_editors:
                 self.drop_editor(next(iter(self._editors)))
             if is_edited_model(one.out):
-                made = self.base.edited(one.out, self.modules, **self.options)
+                with _told(name):
+                    made = self.base.edited(one.out, self.modules, **self.options)
             else:
                 made = self.base.editor(self.modules, **self.options)
             self._editors[name] = (made, Overlaid(made.model))
@@ -295,14 +302,19 @@ class Sets:
         self._publish(one, of_editor(editor, one.out))
 
     def _publish(self, one: EditSet, own: Overlay) -> None:
-        own = own.to(self.base.model)
         with self._lock:
-            one.changed(own)
+            one.changed(self._named(one, own))
 
     def _own(self, one: EditSet) -> Overlay:
         if one.own is None:
-            one.own = of_folder(one.out).to(self.base.model)
+            with _told(one.name):
+                one.own = self._named(one, of_folder(one.out))
         return one.own
+
+    def _named(self, one: EditSet, own: Overlay) -> Overlay:
+        one.forget_counts()
+        version = f"{one.name}@{one.counts()['entry']}"
+        return replace(own.to(self.base.model), version=version)
 
     def _evict(self, keep: set[str]) -> None:
         """Forget overlays that were not asked for lately, as far as memory asks for it."""
@@ -325,6 +337,22 @@ class Sets:
             sync_folder(self.folder)
         self._sets[name] = EditSet(name, folder, described)
         return self._sets[name]
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What is wrong with a folder is for the log: clients learn of no path.
+
+    Raises:
+        ApiError: in place of every `InputError`.
+    """
+    try:
+        yield
+    except InputError as error:
+        log.error("set %s: %s", name, error)
+        raise ApiError(
+            500, f"the set {name!r} cannot be read; the server's log says why"
+        ) from error
 
 
 def _described(folder: Path) -> Described:

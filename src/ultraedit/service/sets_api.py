@@ -15,6 +15,7 @@ from starlette.background import BackgroundTask
 
 from ultraedit.encoding.tokenise import Encoder
 from ultraedit.errors import InputError
+from ultraedit.evaluation.report import Scores
 from ultraedit.history.answers import answers
 from ultraedit.history.effect import edits_in_effect, in_effect
 from ultraedit.records import Case, Edit, Probe
@@ -263,13 +264,25 @@ async def ask(set: str, body: Ask, service: Server, key: Reader) -> dict[str, An
 @router.post("/sets/{set}/checks")
 async def checks(set: str, body: Checks, service: Server, key: Editing) -> dict[str, Any]:
     """Scores of cases in the set as it is: token accuracy, and for locality agreement."""
-    service.sets.get(set)
+    below = service.sets.get(set).described.extends or ROOT
+    overlay = await asyncio.to_thread(service.sets.overlay, below)
+    for one in body.cases:
+        for asked in one.locality:
+            if asked.target is None:
+                # What it says now has to stay: locality is agreement, whatever is true.
+                short = Ask(prompt=asked.prompt, max_tokens=8)
+                asked.target = await _said(service, asked.prompt, overlay, short) or "."
     cases = [_case(place, one) for place, one in enumerate(body.cases)]
 
     def evaluate() -> dict[str, Any]:
         report = service.sets.editor(set).evaluate(cases, baseline=False)
-        result: dict[str, Any] = report.to_dict()
-        return result
+        return {
+            "scores": _scores(report.after),
+            "cases": [
+                {"prompt": one.prompt, "target": one.target, **_scores(one.after)}
+                for one in report.cases
+            ],
+        }
 
     return await service.between_turns(set, key.name, evaluate)
 
@@ -360,10 +373,18 @@ def _edit(service: Service, place: int, body: EditBody) -> Edit:
 
 
 def _case(place: int, body: CaseBody) -> Case:
-    probes = [Probe("rephrase", prompt, body.target) for prompt in body.rephrase]
-    # Without a target nothing but agreement with the base is asked for.
-    probes += [Probe("locality", one.prompt, one.target or " ") for one in body.locality]
-    return Case(Edit(body.prompt, body.target, id=str(place)), tuple(probes))
+    try:
+        probes = [Probe("rephrase", prompt, body.target) for prompt in body.rephrase]
+        probes += [Probe("locality", one.prompt, one.target or ".") for one in body.locality]
+        return Case(Edit(body.prompt, body.target, id=str(place)), tuple(probes))
+    except InputError as error:
+        raise ApiError(400, str(error), param=f"cases.{place}") from error
+
+
+def _scores(found: Scores) -> dict[str, float | None]:
+    """Token accuracy of edits and rephrases; of locality, agreement with what the set extends."""
+    metrics = {"efficacy": "token_accuracy", "rephrase": "token_accuracy", "locality": "agreement"}
+    return {kind: found.get(kind, {}).get(metric) for kind, metric in metrics.items()}
 
 
 async def _said(service: Service, prompt: str, overlay: Overlay, body: Ask) -> str:

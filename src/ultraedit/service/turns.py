@@ -486,8 +486,8 @@ def undo(
     editor.pending.author = author
     try:
         undone = editor.undo(to=to, edit=edit, turn=turn)
-    except InputError:
-        raise
+    except InputError as error:
+        raise ApiError(400, str(error).replace(str(sets.get(name).out), name)) from error
     except BaseException:
         sets.drop_editor(name)
         raise
