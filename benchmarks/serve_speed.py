@@ -45,7 +45,9 @@ OTHERS = [
 PROMPT = "Once upon a time there was a small village at the foot of a mountain, and"
 
 
-async def decoded(service: Service, prompt: list[int], overlays: list[Overlay], count: int) -> float:
+async def decoded(
+    service: Service, prompt: list[int], overlays: list[Overlay], count: int
+) -> float:
     """Seconds until all answers of `count` tokens have come."""
     sampling = Sampling(count, temperature=0.0)
     began = time.perf_counter()
@@ -151,7 +153,11 @@ def main() -> None:
             await service.close(5)
             return found
 
-        result = {"machine": machine(torch.device("cpu")), "model": arguments.model, **asyncio.run(run())}
+        result = {
+            "machine": machine(torch.device("cpu")),
+            "model": arguments.model,
+            **asyncio.run(run()),
+        }
     print(json.dumps(result, indent=2))
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

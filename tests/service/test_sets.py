@@ -6,7 +6,7 @@ from ultraedit import Edit, Editor, InputError
 from ultraedit.service.errors import ApiError
 from ultraedit.service.overlay import Overlaid
 from ultraedit.service.service import Service
-from ultraedit.service.sets import ROOT, Sets
+from ultraedit.service.sets import FIRST, ROOT, Sets
 
 EDITS = [
     Edit("the capital of france is", "guitar", id="a"),
@@ -59,7 +59,7 @@ def test_sets_are_read_again_after_a_restart_and_go_on(sets, base, tmp_path):
     write(sets, "team-a", EDITS[0])
     before = logits(base.running(), sets.overlay("team-a"), IDS)
     again = Sets(tmp_path / "sets", base, anchors=48, chat="off")
-    assert again.names() == [ROOT, "team-a"]
+    assert again.names() == [ROOT, FIRST, "team-a"]
     assert again.describe("team-a")["loaded"] is False
     torch.testing.assert_close(
         logits(base.running(), again.overlay("team-a"), IDS), before, rtol=1e-3, atol=1e-3
@@ -98,7 +98,7 @@ def test_a_set_has_the_edits_of_what_it_extends(sets, base):
     with pytest.raises(ApiError, match="above extends it"):
         sets.delete("below")
     sets.delete("above")
-    assert sets.names() == [ROOT, "below"]
+    assert sets.names() == [ROOT, "below", FIRST]
     with pytest.raises(ApiError, match="cannot be deleted"):
         sets.delete(ROOT)
 

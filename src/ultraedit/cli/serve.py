@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,7 @@ def serve(
     except ImportError as error:
         raise InputError(f"serving needs: pip install 'ultraedit[serve]' ({error})") from error
     quiet_libraries()
+    listening = _listen(host, port)
     logging.getLogger("ultraedit").info("reading %s", model)
     base = Base.load(model, name, dtype=dtype, device=device)
     limits = Limits(requests_per_minute=requests_per_minute, edits=edits)
@@ -61,12 +63,26 @@ def serve(
     if not _is_loopback(host):
         typer.echo("warning: this listens beyond this machine, without TLS", err=True)
     config = uvicorn.Config(
-        build_app(service, grace=grace), host=host, port=port, log_level="warning",
+        build_app(service, grace=grace), log_level="warning",
         timeout_graceful_shutdown=max(1, int(grace)), server_header=False, proxy_headers=False,
     )  # fmt: skip
-    server = uvicorn.Server(config)
-    typer.echo(f"{base.name} answers at http://{_shown(host)}:{port}")
-    server.run()
+    taken = listening.getsockname()[1]
+    typer.echo(f"{base.name} answers at http://{f'[{host}]' if ':' in host else host}:{taken}")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at an address, taken before anything slow begins.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot listen on {host}, port {port}: {reason}") from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -74,7 +90,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

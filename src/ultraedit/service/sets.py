@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # The set that all others extend; `promote` puts edits there.
 ROOT = "base"
+# One to begin with.
+FIRST = "default"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ class Sets:
                 self._sets[path.name] = EditSet(path.name, path, _described(path))
         if ROOT not in self._sets:
             self._add(ROOT, None)
+            if FIRST not in self._sets:
+                self._add(FIRST, ROOT)
         for one in self._sets.values():
             if is_edited_model(one.out):
                 settle_if_free(one.out)

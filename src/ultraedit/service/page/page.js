@@ -436,8 +436,8 @@ function verdict(place, result, rows) {
     const of = rows.filter((row) => row.kind === kind);
     return of.length ? ` ${of.filter((row) => row.ok).length} of ${of.length} ${text}.` : "";
   };
-  const counts = count("Rewordings", "answers to rewordings are right")
-    + count("Neighbours", "answers to neighbours stayed as they were");
+  const counts = count("Rewordings", "replies to rewordings have the answer")
+    + count("Neighbours", "replies to neighbours are unchanged");
   const [kind, head, more] =
     result.learned === false
       ? ["bad", "The model did not learn this.", " The edit is in the set all the same."]
@@ -449,9 +449,10 @@ function verdict(place, result, rows) {
 
 function comparison(rows) {
   const body = rows.flatMap((row, at) => {
-    const right = row.kind === "Neighbours" ? "" : row.ok ? ", right" : ", not right";
-    const mark = pill(row.ok ? "good" : row.kind === "Neighbours" ? "warn" : "bad",
-      (row.changed ? "changed" : "unchanged") + right);
+    const meant = row.kind !== "Neighbours"; // to give the right answer
+    const found = !meant ? "" : row.ok ? ", has the answer" : ", without the answer";
+    const mark = pill(row.ok ? "good" : meant ? "bad" : "warn",
+      (row.changed ? "changed" : "unchanged") + found);
     const group = h("tr", { className: "group" },
       h("th", { colSpan: 5, scope: "colgroup" }, row.kind));
     return [rows[at - 1]?.kind === row.kind ? null : group, h("tr", {},
