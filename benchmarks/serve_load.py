@@ -148,8 +148,8 @@ async def asking(client: httpx2.AsyncClient, seen: Seen, sets: list[str], until:
 
 
 def entry_of(version: str, name: str) -> int:
-    parts = dict(part.rsplit("@", 1) for part in version.split("+"))
-    return int(parts[name])
+    assert version.startswith(f"{name}@"), version
+    return int(version.removeprefix(f"{name}@").partition("-")[0])
 
 
 async def editing(client: httpx2.AsyncClient, seen: Seen, name: str, until: float) -> None:

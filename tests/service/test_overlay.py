@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import torch
 
 from overlays import names_of, random_overlay, with_weights
@@ -38,7 +36,6 @@ def test_sums_of_overlays(build, generator):
     assert both.rank == 5
     assert both.bytes == one.bytes + two.bytes
     assert one.plus(NOTHING).factors == one.factors
-    assert replace(one, version="a@1").plus(replace(two, version="b@2")).version == "a@1+b@2"
     ids = torch.randint(3, 20, (1, 6), generator=generator)
     with torch.no_grad():
         overlaid = Overlaid(model)

@@ -10,7 +10,7 @@ from importlib.resources import files
 from ipaddress import ip_address
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ultraedit.service import errors, limits, openai_api, sets_api
@@ -53,6 +53,7 @@ def build_app(service: Service, *, grace: float = 30.0) -> FastAPI:
     app = FastAPI(
         title="ultraedit", version=version("ultraedit"), lifespan=life, redoc_url=None,
         docs_url=None, description="A language model that can be corrected while it answers.",
+        responses={**errors.RESPONSES},
     )  # fmt: skip
     app.state.service = service
     errors.install(app)
@@ -80,12 +81,13 @@ def build_app(service: Service, *, grace: float = 30.0) -> FastAPI:
         return {"status": "ok"}
 
     @app.get("/readyz")
-    def readyz() -> Response:
+    def readyz() -> dict[str, str]:
         """Whether it takes requests: not while it is stopping."""
-        ready = service.batcher.accepting
-        return JSONResponse({"status": "ok" if ready else "stopping"}, 200 if ready else 503)
+        if not service.batcher.accepting:
+            raise ApiError(503, "the server is stopping")
+        return {"status": "ok"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics(request: Request) -> Response:
         """For Prometheus; from this machine, or with a key."""
         if not _is_local(request):
@@ -98,6 +100,9 @@ def build_app(service: Service, *, grace: float = 30.0) -> FastAPI:
 
 
 def _is_local(request: Request) -> bool:
+    # A proxy on this machine asks for others.
+    if "forwarded" in request.headers or "x-forwarded-for" in request.headers:
+        return False
     try:
         return request.client is not None and ip_address(request.client.host).is_loopback
     except ValueError:

@@ -10,9 +10,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 
 from ultraedit.errors import InputError, TurnRefusedError, UltraEditError
 
@@ -24,6 +25,29 @@ TYPES = {
 }  # fmt: skip
 # Statuses after which the same request may succeed.
 TEMPORARY = (429, 503)
+# Where a path may have routes of several methods.
+METHODS = ("DELETE", "GET", "POST")
+
+
+class Told(BaseModel):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Failure(BaseModel):
+    """The answer to every request that failed."""
+
+    error: Told
+
+
+# For the document. With 4XX in it, FastAPI does not add its own 422, which nobody gets.
+RESPONSES: Mapping[int | str, dict[str, Any]] = {
+    status: {"model": Failure} for status in (400, 401, 403, 404, 409, 413, 429, "4XX", 500, 503)
+}
 
 
 class ApiError(UltraEditError):
@@ -106,6 +130,9 @@ def install(app: FastAPI) -> None:
         what = f"{error.detail}: {request.method} {request.url.path}"
         response = ApiError(error.status_code, what).response()
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            # Starlette names those of one route, and each method of a path is a route here.
+            response.headers["Allow"] = ", ".join(_methods(request))
         return response
 
     for kind in (
@@ -113,6 +140,16 @@ def install(app: FastAPI) -> None:
     ):  # fmt: skip
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(HTTPException, refuse)
+
+
+def _methods(request: Request) -> list[str]:
+    """Those that the path of a request takes."""
+    routes: Sequence[BaseRoute] = request.app.routes
+    return [
+        method for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL
+               for route in routes)
+    ]  # fmt: skip
 
 
 def _invalid(error: Mapping[str, Any], fields: Sequence[str | int], body: Any) -> ApiError:

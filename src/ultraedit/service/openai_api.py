@@ -81,7 +81,9 @@ async def completions(request: Request, key: Reader, asked: CompletionAsked) -> 
         )
         for generation, (text, ids) in zip(generations, wanted, strict=True)
     ]  # fmt: skip
-    form = CompletionForm(asked.model, Spelling(service.tokenizer) if is_scored else None)
+    form = CompletionForm(
+        asked.model, overlay.version, Spelling(service.tokenizer) if is_scored else None
+    )
     return await _respond(request, asked, answers, form, sum(len(ids) for _, ids in prompts))
 
 
@@ -99,7 +101,9 @@ async def chat_completions(request: Request, key: Reader, asked: ChatAsked) -> R
     )  # fmt: skip
     decode = _decode(service.tokenizer)
     answers = [Answer(one, TextStream(decode, asked.stop or ())) for one in generations]
-    form = ChatForm(asked.model, Spelling(service.tokenizer) if asked.logprobs else None)
+    form = ChatForm(
+        asked.model, overlay.version, Spelling(service.tokenizer) if asked.logprobs else None
+    )
     return await _respond(request, asked, answers, form, len(ids))
 
 

@@ -222,6 +222,7 @@ class Form(ABC):
 
     Args:
         model: As the client named it.
+        version: Of the edits that answer.
         spelling: Of the tokens, where their probabilities are wanted.
     """
 
@@ -229,9 +230,11 @@ class Form(ABC):
     chunk_kind: ClassVar[str]
     prefix: ClassVar[str]
 
-    def __init__(self, model: str, spelling: Spelling | None) -> None:
+    def __init__(self, model: str, version: str, spelling: Spelling | None) -> None:
         self._spelling = spelling
-        self._head = {"created": int(time.time()), "model": model}
+        self._head = {
+            "created": int(time.time()), "model": model, "system_fingerprint": version
+        }  # fmt: skip
         self._id = f"{self.prefix}-{uuid.uuid4().hex}"
 
     def body(self, choices: Sequence[Piece], usage: Mapping[str, int]) -> dict[str, Any]:

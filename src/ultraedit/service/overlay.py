@@ -22,7 +22,7 @@ class Overlay:
     Attributes:
         factors: Module name -> (d, k) and (k, e) float32: an input x of the module adds
             `x @ first @ second` to its output.
-        version: Of which sets at which entries of their journals, as in `base@0+team-a@3`.
+        version: Of which state of a set, for people and for comparing.
     """
 
     factors: Mapping[str, Pair] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Overlay:
                 first = torch.cat([found[name][0], first], 1)
                 second = torch.cat([found[name][1], second], 0)
             found[name] = (first, second)
-        return Overlay(found, "+".join(filter(None, (self.version, other.version))))
+        return Overlay(found)
 
     def to(self, model: nn.Module) -> Overlay:
         """With each pair on the device of its module."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from ultraedit.errors import InputError
 from ultraedit.service.audit import FILE as AUDIT
@@ -61,7 +62,7 @@ class Service:
             self.metrics = Metrics()
             self.sets = Sets(data / "sets", base, **options)
             finish(self.sets, self.audit)
-            cores = os.cpu_count() or 1
+            cores = torch.get_num_threads()
             # An edit and answers compute at once: each gets half of the cores then.
             self.turns = Turns(
                 self.sets, self.audit, threads=max(1, cores // 2), on_turn=self.metrics.turn

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -221,6 +222,7 @@ class Sets:
                 whole = NOTHING
                 for own in owns:
                     whole = whole.plus(own)
+                whole = replace(whole, version=_version([own.version for own in owns]))
                 known = self._combined[name] = (marks, whole)
                 self._evict(keep={one.name for one in sets})
             return known[1]
@@ -341,6 +343,11 @@ class Sets:
             sync_folder(self.folder)
         self._sets[name] = EditSet(name, folder, described)
         return self._sets[name]
+
+
+def _version(parts: Sequence[str]) -> str:
+    """Of a chain: the set's own entry, and a digest of all, which names no set below."""
+    return f"{parts[-1]}-{hashlib.sha256('+'.join(parts).encode()).hexdigest()[:8]}"
 
 
 @contextmanager

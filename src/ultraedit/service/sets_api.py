@@ -38,6 +38,11 @@ MOST_ASKED = 16
 HEALTH_EDITS = 50
 # Until so many seconds have passed, `wait` waits; the job goes on all the same.
 LONGEST_WAIT = 600.0
+# Of the forms in which a set leaves.
+MEDIA_TYPES = {
+    "lora": "application/zip", "gguf-lora": "application/octet-stream",
+    "edits": "application/x-ndjson",
+}  # fmt: skip
 
 Reader = Annotated[Key, Depends(authorised("reader"))]
 Editing = Annotated[Key, Depends(authorised("editor"))]
@@ -123,7 +128,7 @@ Server = Annotated[Service, Depends(service_of)]
 async def list_sets(service: Server, key: Reader) -> dict[str, Any]:
     """The sets that the key may use."""
     names = [name for name in service.sets.names() if key.may("reader", name)]
-    data = [await asyncio.to_thread(service.sets.describe, name) for name in names]
+    data = [await _described(service, name, key) for name in names]
     return {"object": "list", "data": data}
 
 
@@ -138,7 +143,7 @@ async def create_set(body: NewSet, service: Server, key: Admin) -> dict[str, Any
 @router.get("/sets/{set}")
 async def get_set(set: str, service: Server, key: Reader) -> dict[str, Any]:
     """A set: how many edits it has, and what it takes."""
-    return await asyncio.to_thread(service.sets.describe, set)
+    return await _described(service, set, key)
 
 
 @router.delete("/sets/{set}")
@@ -150,7 +155,7 @@ async def delete_set(set: str, service: Server, key: Admin) -> dict[str, Any]:
     return {"id": set, "object": "edit_set", "deleted": True}
 
 
-@router.post("/sets/{set}/edits")
+@router.post("/sets/{set}/edits", responses={202: {"description": "It goes on."}})
 async def write_edits(
     set: str,
     body: Edits,
@@ -238,7 +243,7 @@ async def undo_edits(set: str, body: Undo, service: Server, key: Editing) -> dic
             service.sets, service.audit, set, key.name, to=body.to, edit=body.edit, turn=body.entry
         ),
     )
-    return await asyncio.to_thread(service.sets.describe, set)
+    return await _described(service, set, key)
 
 
 @router.post("/sets/{set}/ask")
@@ -333,7 +338,11 @@ async def promote_set(set: str, service: Server, key: Admin) -> dict[str, Any]:
     return await asyncio.to_thread(service.sets.describe, into)
 
 
-@router.get("/sets/{set}/export")
+@router.get(
+    "/sets/{set}/export",
+    response_class=Response,
+    responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+)
 async def export(
     set: str,
     service: Server,
@@ -347,7 +356,7 @@ async def export(
     if format == "edits":
         return Response(
             exports.facts(edits_in_effect(out)),
-            media_type="application/x-ndjson",
+            media_type=MEDIA_TYPES[format],
             headers={"Content-Disposition": f'attachment; filename="{set}.jsonl"'},
         )
 
@@ -356,7 +365,17 @@ async def export(
 
     path = await service.between_turns(set, key.name, write)
     name = f"{set}{path.suffix}"
-    return FileResponse(path, filename=name, background=BackgroundTask(exports.discard, path))
+    return FileResponse(
+        path, media_type=MEDIA_TYPES[format], filename=name,
+        background=BackgroundTask(exports.discard, path),
+    )  # fmt: skip
+
+
+async def _described(service: Service, name: str, key: Key) -> dict[str, Any]:
+    """A set as a key may see it: not what it extends, where that is not for this key."""
+    found = await asyncio.to_thread(service.sets.describe, name)
+    below = found["extends"]
+    return found if below is None or key.may("reader", below) else found | {"extends": None}
 
 
 def _edit(service: Service, place: int, body: EditBody) -> Edit:

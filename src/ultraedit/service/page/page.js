@@ -92,7 +92,7 @@ const api = async (...args) => (await request(...args)).json();
 const inSet = (set, rest) => `v1/sets/${encodeURIComponent(set)}${rest}`;
 
 /** What the base and the set answer to each prompt, in order. */
-async function askAll(set, prompts, chat, length = 32) {
+async function askAll(set, prompts, chat, length) {
   const rows = [];
   for (let at = 0; at < prompts.length; at += 16) {
     const body = { prompts: prompts.slice(at, at + 16), chat, max_tokens: length };
@@ -102,8 +102,9 @@ async function askAll(set, prompts, chat, length = 32) {
 }
 
 /** The set's answers in both forms; `chat` is null where the model has no chat form. */
-async function askBoth(set, prompts) {
-  const texts = async (chat) => (await askAll(set, prompts, chat)).map((row) => row.after);
+async function askBoth(set, prompts, length) {
+  const texts = async (chat) =>
+    (await askAll(set, prompts, chat, length)).map((row) => row.after);
   const plain = await texts(false);
   const chat = state.chat && await texts(true).catch((error) => {
     if (error.status !== 400) throw error;
@@ -147,19 +148,26 @@ function progress(place) {
   const detail = h("p", { className: "hint" });
   const card = h("div", { className: "work card", tabIndex: -1 }, stage, bar, detail);
   const began = Date.now();
-  place.replaceChildren(card);
-  card.focus();
-  const note = (text, at = null) => {
-    if (stage.textContent !== text) stage.textContent = text; // read aloud only when it changes
-    if (at?.of) bar.value = at.done / at.of;
-    else bar.removeAttribute("value");
+  let at = null;
+  const tell = () => {
     const parts = [`${Math.round((Date.now() - began) / 1000)} s so far`];
     if (at?.of) parts.unshift(`${at.what}: ${at.done} of ${at.of}`);
     if (at?.seconds_left) parts.push(`about ${Math.ceil(at.seconds_left)} s left`);
     detail.textContent = parts.join(" · ");
+    if (!card.isConnected) clearInterval(timer);
+  };
+  const note = (text, now = null) => {
+    at = now;
+    if (stage.textContent !== text) stage.textContent = text; // read aloud only when it changes
+    if (at?.of) bar.value = at.done / at.of;
+    else bar.removeAttribute("value");
+    tell();
   };
   const show = (job) => job.status === "queued" ? note("Waiting for its turn.")
     : note("Editing the model.", job.progress);
+  const timer = setInterval(tell, 1000);
+  place.replaceChildren(card);
+  card.focus();
   return { note, show, end: () => place.replaceChildren() };
 }
 
@@ -173,7 +181,8 @@ function signOut(message = "") {
 
 async function signIn(key) {
   state.key = key;
-  await loadSets(store.getItem("set"));
+  const { chat } = await loadSets(store.getItem("set"));
+  document.querySelector(`input[value=${chat ? "chat" : "plain"}]`).checked = true;
   store.setItem("ue-key", key);
   $("key").value = "";
   $("sign-in").hidden = true;
@@ -183,8 +192,8 @@ async function signIn(key) {
 }
 
 async function loadSets(wanted = state.set) {
-  const { data, key, chat = state.chat } = await api("GET", "v1/sets");
-  Object.assign(state, { sets: data, role: key?.role ?? null, chat });
+  const { data, key, chat } = await api("GET", "v1/sets");
+  Object.assign(state, { sets: data, role: key?.role ?? null, chat: chat ?? state.chat });
   const first = data.find((set) => set.extends) ?? data[0];
   state.set = (data.find((set) => set.id === wanted) ?? first)?.id ?? null;
   $("who").textContent = key ? `${key.name}, ${key.role}` : "";
@@ -194,9 +203,10 @@ async function loadSets(wanted = state.set) {
   $("set").value = state.set;
   $("new-extends").replaceChildren(...data.map((set) => h("option", { value: set.id }, set.id)));
   const radio = document.querySelector("input[value=chat]");
-  radio.disabled = !chat;
-  radio.closest("label").title = chat ? "" : "This model has no chat form.";
+  radio.disabled = !state.chat;
+  radio.closest("label").title = state.chat ? "" : "This model has no chat form.";
   if (!state.set) say($("said"), "warn", "There is no set that this key may use.");
+  return { chat };
 }
 
 function changeSet(id) {
@@ -277,7 +287,7 @@ $("new-set-dialog").addEventListener("submit", (event) => {
 
 // Ask
 
-const shown = (text) => text.trim() || "(no text)";
+const shown = (text) => text.trim() || "(no answer)";
 
 $("question").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -391,10 +401,11 @@ $("fix").addEventListener("submit", async (event) => {
   place.replaceChildren(title, told);
   await telling(told, async () => {
     bar.note("Asking for the answers as they are now.");
-    const before = await patient(() => askBoth(set, prompts));
+    const length = Math.min(64, 16 + Math.ceil(wanted.target.length / 3)); // tokens, with a margin
+    const before = await patient(() => askBoth(set, prompts, length));
     const job = await edit(set, body, bar.show);
     bar.note("Asking again.");
-    const after = await patient(() => askBoth(set, prompts));
+    const after = await patient(() => askBoth(set, prompts, length));
     const rows = compared(wanted.target, prompts, rewordings.length, before, after);
     verdict(told, job.results[0], rows);
     told.firstChild.append(h("div", { className: "row" },
