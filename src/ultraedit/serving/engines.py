@@ -1,6 +1,6 @@
 """What each engine is asked for, call by call, in its order.
 
-vLLM and SGLang were checked against their sources (vLLM 0.32, SGLang 0.5.23), llama.cpp's router
+vLLM 0.32 was run; SGLang was checked against its sources (0.5.23), and llama.cpp's router
 against its server's documentation.
 """
 
