@@ -126,10 +126,14 @@ Server = Annotated[Service, Depends(service_of)]
 
 @router.get("/sets")
 async def list_sets(service: Server, key: Reader) -> dict[str, Any]:
-    """The sets that the key may use."""
+    """The sets that the key may use, who it is, and whether the model has a chat template."""
     names = [name for name in service.sets.names() if key.may("reader", name)]
-    data = [await _described(service, name, key) for name in names]
-    return {"object": "list", "data": data}
+    return {
+        "object": "list",
+        "data": [await _described(service, name, key) for name in names],
+        "key": {"name": key.name, "role": key.role},
+        "chat": bool(service.tokenizer.chat_template),
+    }
 
 
 @router.post("/sets", status_code=201)

@@ -9,7 +9,9 @@ const sentence = (text) => text.trim().replace(/([^.!?…])$/, "$1.")
   .replace(/^\p{Ll}(?=\p{L}*[ ,])/u, (letter) => letter.toUpperCase());
 const may = (...roles) => state.role === null || roles.includes(state.role);
 const current = () => state.sets.find((set) => set.id === state.set);
-const mayEdit = () => may("admin") || (may("editor") && Boolean(current()?.extends));
+const isBase = (set) => !set.model.endsWith(`:${set.id}`); // the set below all others
+const mayEdit = () =>
+  state.set !== null && (may("admin") || (may("editor") && !isBase(current())));
 
 // Elements
 
@@ -194,7 +196,7 @@ async function signIn(key) {
 async function loadSets(wanted = state.set) {
   const { data, key, chat } = await api("GET", "v1/sets");
   Object.assign(state, { sets: data, role: key?.role ?? null, chat: chat ?? state.chat });
-  const first = data.find((set) => set.extends) ?? data[0];
+  const first = data.find((set) => !isBase(set)) ?? data[0];
   state.set = (data.find((set) => set.id === wanted) ?? first)?.id ?? null;
   $("who").textContent = key ? `${key.name}, ${key.role}` : "";
   $("base").textContent = data[0]?.model.replace(`:${data[0].id}`, "") ?? "";
@@ -304,13 +306,13 @@ $("ask-form").addEventListener("submit", (event) => {
     place.replaceChildren(h("p", { className: "muted" }, "Asking…"));
     const [row] = await askAll(set, [prompt], chat, Number($("length").value));
     if (set !== state.set) return place.replaceChildren();
-    const own = current().extends; // null is the base's own set, which every other one builds on
+    const alone = isBase(current());
     place.replaceChildren(
       h("div", { className: "answers" }, card("Base", row.before, false),
-        own ? card(`Set ${set}`, row.after, !row.same) : null),
+        alone ? null : card(`Set ${set}`, row.after, !row.same)),
       h("div", { className: "row" },
         mayEdit() ? button("This is wrong", () => openFix(prompt)) : null,
-        h("span", { className: "hint" }, !own ? "This set is the base itself."
+        h("span", { className: "hint" }, alone ? "This set is the base itself."
           : row.same ? "Both answer the same." : "The set changes this answer.")));
   });
 });
@@ -499,7 +501,7 @@ async function showHistory() {
     const below = current().extends;
     const start = h("li", { className: "past" }, h("div", { className: "head" },
       h("strong", {}, "Start"),
-      h("span", { className: "muted" }, below ? `what ${below} answers` : "the base, without edits"),
+      h("span", { className: "muted" }, below ? `what ${below} answers` : "no edits"),
       entries.length ? back(set, 0) : null));
     timeline.replaceChildren(...entries.map((entry, at) => step(set, entry, at === 0)), start);
   });
