@@ -107,8 +107,8 @@ class _Group:
 class Batcher:
     """Decodes running generations together, step by step.
 
-    New ones join between two steps; each keeps the overlay that it began with. A prompt is read
-    apart from others, so that what it says does not depend on them.
+    New ones join between two steps, once their prompts are read; each keeps the overlay that it
+    began with.
 
     Args:
         model: In evaluation mode; only this thread runs it.
@@ -247,16 +247,10 @@ class Batcher:
 
     def _admit(self) -> None:
         """Read the prompts of some that wait, and let them decode with the others."""
-        read = 0
-        while self._waiting and self.running < self.most_rows and read < PREFILL_TOKENS:
-            row = self._waiting.popleft()
-            if row.generation.cancelled.is_set():
-                continue
-            read += len(row.prompt)
-            group = _Group([row])
+        for group in self._newcomers():
             try:
-                with self._overlaid.rows([row.overlay]):
-                    last = self._read(row, group)
+                with self._overlaid.rows([row.overlay for row in group.rows]):
+                    last = self._scored(group) if group.rows[0].score_prompt else self._read(group)
             except Exception as error:
                 self._fail(group, error)
                 continue
@@ -264,26 +258,50 @@ class Batcher:
             if group.rows:
                 self._join(group)
 
-    def _read(self, row: _Row, group: _Group) -> Tensor:
-        """Read a prompt; (1, vocabulary) logits behind its last token."""
-        ids = row.prompt[None].to(self._device)
-        group.held = self._caches.empty()
-        step = SCORED_AT_ONCE if row.score_prompt else ids.shape[1]
-        scored: list[Token] = []
+    def _newcomers(self) -> list[_Group]:
+        """Some that wait, in groups whose prompts are read in one pass."""
+        groups: list[_Group] = []
+        room, read = self.most_rows - self.running, 0
+        while self._waiting and room > 0 and read < PREFILL_TOKENS:
+            row = self._waiting.popleft()
+            if row.generation.cancelled.is_set():
+                continue
+            room, read = room - 1, read + len(row.prompt)
+            if groups and self._caches.can_merge and _fits(groups[-1], row):
+                groups[-1].rows.append(row)
+            else:
+                groups.append(_Group([row]))
+        for group in groups:
+            # Rows of one overlay stand together: each overlay is then added in one product.
+            group.rows.sort(key=lambda row: id(row.overlay))
+        return groups
+
+    def _read(self, group: _Group) -> Tensor:
+        """Read prompts; (rows, vocabulary) logits behind their last tokens."""
+        width = max(len(row.prompt) for row in group.rows)
+        ids = torch.zeros(len(group.rows), width, dtype=torch.int64)
+        given = torch.zeros_like(ids)
+        for place, row in enumerate(group.rows):
+            ids[place, width - len(row.prompt) :] = row.prompt
+            given[place, width - len(row.prompt) :] = 1
+        group.held = self._caches.empty(len(group.rows))
+        return self._pass(group.held, ids, given, keep=1)[:, -1].float()
+
+    def _scored(self, group: _Group) -> Tensor:
+        """Read and score one prompt, part by part; (1, vocabulary) logits behind its last token."""
+        (row,) = group.rows
+        group.held = self._caches.empty(1)
+        found = [Token(int(row.prompt[0]), math.nan)]
         last: Tensor | None = None
-        for start in range(0, ids.shape[1], step):
-            part = ids[:, start : start + step]
-            logits = self._pass(group.held, part, keep=0 if row.score_prompt else 1)[0].float()
-            if row.score_prompt:
-                before = logits[:-1] if last is None else torch.cat([last, logits[:-1]])
-                labels = part[0, 1:] if last is None else part[0]
-                scored += tokens(before, labels.to(before.device), row.top)
+        for part in torch.split(row.prompt, SCORED_AT_ONCE):
+            logits = self._pass(group.held, part[None], torch.ones_like(part[None]), keep=0)[0]
+            before = logits[:-1] if last is None else torch.cat([last, logits[:-1]])
+            labels = part[1:] if last is None else part
+            found += tokens(before.float(), labels.to(before.device), row.top)
             last = logits[-1:]
-        if row.score_prompt:
-            first = Token(int(ids[0, 0]), math.nan)
-            row.generation.prompt_tokens = [first, *scored]
+        row.generation.prompt_tokens = found
         assert last is not None
-        return last
+        return last.float()
 
     def _join(self, group: _Group) -> None:
         """Decode a group with another, if what the model holds of both can be put together."""
@@ -307,19 +325,19 @@ class Batcher:
                 try:
                     with self._overlaid.rows([row.overlay for row in group.rows]):
                         assert group.held is not None
-                        ids = torch.tensor([[row.next] for row in group.rows], device=self._device)
-                        logits = self._pass(group.held, ids, keep=1)[:, -1].float()
+                        ids = torch.tensor([[row.next] for row in group.rows])
+                        logits = self._pass(group.held, ids, torch.ones_like(ids), keep=1)
                 except Exception as error:
                     self._fail(group, error)
                 else:
-                    self._advance(group, logits)
+                    self._advance(group, logits[:, -1].float())
         self._groups = [group for group in self._groups if group.rows]
 
-    def _pass(self, held: Held, ids: Tensor, keep: int) -> Tensor:
+    def _pass(self, held: Held, ids: Tensor, given: Tensor, keep: int) -> Tensor:
         """(rows, positions, vocabulary) logits of the last `keep` positions, or of all for 0."""
-        positions = held.extend(ids.shape[1], ids.shape[0])
+        positions = held.extend(given.to(self._device))
         logits: Tensor = self.model(
-            input_ids=ids,
+            input_ids=ids.to(self._device),
             attention_mask=held.mask,
             position_ids=positions,
             use_cache=True,
@@ -372,3 +390,10 @@ class Batcher:
                 else ApiError(503, "the device's memory is full; try again")
             )
         group.rows = []
+
+
+def _fits(group: _Group, row: _Row) -> bool:
+    """Whether a prompt can be read with those of a group, without too much padding."""
+    lengths = [len(one.prompt) for one in (*group.rows, row)]
+    scored = row.score_prompt or group.rows[0].score_prompt
+    return not scored and max(lengths) * len(lengths) <= 2 * sum(lengths)

@@ -30,11 +30,18 @@ class Held:
     mask: Tensor
     places: Tensor
 
-    def extend(self, columns: int, rows: int) -> Tensor:
-        """Make room in the mask for a pass; (rows, columns) positions of its tokens."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(rows, columns)], 1)
-        positions = self.places[:, None] + torch.arange(columns, device=self.places.device)
-        self.places = self.places + columns
+    def extend(self, given: Tensor) -> Tensor:
+        """Make room in the mask for a pass.
+
+        Args:
+            given: (rows, columns) int64, 0 where the pass is padded on the left.
+
+        Returns:
+            (rows, columns) positions of its tokens.
+        """
+        self.mask = torch.cat([self.mask, given], 1)
+        positions = self.places[:, None] + (given.cumsum(1) - 1).clamp(min=0)
+        self.places = self.places + given.sum(1)
         return positions
 
 
@@ -60,11 +67,11 @@ class Caches:
         device = model.get_input_embeddings().weight.device
         return Caches(set(kinds) <= ATTENTION, config, device)
 
-    def empty(self) -> Held:
-        """Of one row without a token."""
+    def empty(self, rows: int) -> Held:
+        """Of rows without a token; of one, where they cannot be put together."""
         cache = DynamicCache() if self.can_merge else DynamicCache(config=self.config)
-        mask = torch.zeros(1, 0, dtype=torch.int64, device=self.device)
-        return Held(cache, mask, torch.zeros(1, dtype=torch.int64, device=self.device))
+        mask = torch.zeros(rows, 0, dtype=torch.int64, device=self.device)
+        return Held(cache, mask, torch.zeros(rows, dtype=torch.int64, device=self.device))
 
     def merged(self, one: Held, other: Held, order: Sequence[int]) -> Held:
         """Rows of both, those of `one` first, then put into an order; both are used up."""
