@@ -378,6 +378,19 @@ def test_an_impossible_token_is_still_json(complete, service):
     assert sorted(logprobs["top_logprobs"][0].values()) == [-9999.0, -9999.0, -0.1]
 
 
+def test_of_tokens_that_read_the_same_the_likeliest_is_named(complete, service):
+    def submit(*args, **options):
+        generation = Generation(asyncio.get_running_loop())
+        # Outside of the vocabulary, as in models whose embeddings are padded.
+        generation.put(Token(4002, -5.0, ((4000, -0.1), (4001, -2.0))))
+        generation.put("length")
+        return generation
+
+    service.batcher.submit = submit
+    logprobs = complete(logprobs=2)["choices"][0]["logprobs"]
+    assert (logprobs["top_logprobs"], logprobs["token_logprobs"]) == ([{"": -0.1}], [-5.0])
+
+
 def test_the_tokens_behind_a_stop_string_have_no_probabilities(complete, answers):
     answers("guitar in paris city", "never")
     choice = complete(logprobs=0, stop=" par")["choices"][0]

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -133,6 +135,16 @@ def test_names_that_are_none(sets, name):
     with pytest.raises(ApiError) as caught:
         sets.create(name)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("extends", ["gone", "one", "two"])
+def test_a_set_that_extends_nothing_real_is_refused(base, tmp_path, sets, extends):
+    sets.create("one")
+    sets.create("two", "one")
+    path = sets.get("one").folder / "set.json"
+    path.write_text(json.dumps({"extends": extends, "created": 1.0}))
+    with pytest.raises(InputError, match=r"set\.json is damaged: it extends"):
+        Sets(tmp_path / "sets", base)
 
 
 def test_what_a_server_refuses_at_its_start(base, build, chatty, tmp_path):

@@ -168,6 +168,15 @@ def test_what_is_wrong_with_edits_is_named(running, body, param):
     assert running.client.get(at).json()["edits"] == 0
 
 
+def test_an_undo_takes_a_number_for_nothing_else(running):
+    at = made(running.client)
+    running.client.post(f"{at}/edits", json={"edits": [FRANCE]})
+    for to in (False, "0", 0.0):
+        answer = running.client.post(f"{at}/undo", json={"to": to})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "to")
+    assert running.client.get(at).json()["edits"] == 1
+
+
 def test_a_refused_turn_says_why(running):
     at = made(running.client)
     body = {"edits": [FRANCE], "guard": {"probes": ["the capital of france is"], "least": 1.0}}

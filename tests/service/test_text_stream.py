@@ -138,6 +138,16 @@ def test_a_token_costs_the_same_however_long_the_text_is(tokenizer, token):
     assert decode.calls - calls <= 2000
 
 
+def test_ids_that_others_depend_on_are_kept():
+    def decode(ids):
+        text = "".join("-" if one == 0 else "abc"[one % 3] for one in ids)
+        before, mark, after = text.partition("-")
+        return before + mark + after.upper()
+
+    tokens = [1, 0, *range(1, 100)]
+    assert "".join(pieces(TextStream(decode), tokens)) == decode(tokens)
+
+
 def test_broken_text_is_not_held_back_for_ever(tokenizer):
     decoder = Decoder(Counting(tokenizer))
     continuation = tokenizer.convert_tokens_to_ids("Ģ")
@@ -150,8 +160,15 @@ def test_a_wrong_byte_does_not_spoil_the_characters_before(fallback):
     wrong = fallback.convert_tokens_to_ids("<0xE5>")
     end = fallback.convert_tokens_to_ids("▁jazz")
     assert set(fallback.decode([*good, wrong, end])) == set("\ufffd jazz")
-    given_ = "".join(pieces(TextStream(Counting(fallback)), [*good, wrong, end]))
-    assert given_ == "你好\ufffd jazz"
+    for special in ([], [fallback.bos_token_id] * 3):
+        tokens = [*good, *special, wrong, end]
+        assert "".join(pieces(TextStream(Counting(fallback)), tokens)) == "你好\ufffd jazz"
+
+
+@pytest.mark.parametrize("text", ["你好" * 40, f"é你{EMOJI}" * 20, EMOJI * 30])
+def test_a_long_run_of_bytes_is_text_all_the_same(fallback, text):
+    tokens = fallback(text, add_special_tokens=False)["input_ids"]
+    assert "".join(pieces(TextStream(Counting(fallback)), tokens)) == text
 
 
 @given(tokens=ids, data=st.data())
@@ -171,6 +188,14 @@ def test_the_text_ends_at_the_stop_string_that_is_complete_first(tokenizer, toke
         assert cut(whole, stops).startswith(so_far)
     assert so_far == cut(whole, stops)
     assert stream.stopped == any(stop in whole for stop in stops)
+
+
+def test_of_stop_strings_in_one_token_the_one_that_is_complete_first_counts(tokenizer):
+    tokens = tokenizer("is paris", add_special_tokens=False)["input_ids"]
+    assert len(tokens) == 2
+    for stops, text in ((["s pari", "p"], "is "), (["p", "s p"], "i"), (["s pa", "p"], "is ")):
+        stream = TextStream(Counting(tokenizer), stops)
+        assert "".join(pieces(stream, tokens)) == text == cut("is paris", stops)
 
 
 def test_nothing_comes_after_a_stop_string(tokenizer):
@@ -203,9 +228,10 @@ def test_an_echoed_text_is_as_it_was_written_and_its_tokens_are_placed(tokenizer
     echo = Echo(None, tokens, decode, None)
     assert echo.piece(()) == Piece("is paris", [])
     assert [place for _, place in echo.piece(scored).tokens] == [0, 0, 2]
-    written = Echo("<s>", tokens, decode, None).piece(scored)
-    assert written.text == "<s>"
-    assert [place for _, place in written.tokens] == [0, 0, 2]
+    # Tokens of a text that reads otherwise still stand in it.
+    written = Echo("i", tokens, decode, None).piece(scored)
+    assert written.text == "i"
+    assert [place for _, place in written.tokens] == [0, 0, 1]
 
 
 def test_a_character_that_the_prompt_only_begins_comes_with_the_answer(tokenizer):

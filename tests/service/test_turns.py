@@ -93,6 +93,30 @@ def test_a_key_names_one_request_for_good(workshop):
     assert workshop.turns.submit(Job("team-a", "ann", (CITY,), key="l")).entry == third.entry
 
 
+def test_a_key_of_a_deleted_set_is_none_of_the_next_one_by_its_name(workshop):
+    workshop.submit(Job("team-a", "ann", (FRANCE,), key="k"))
+    workshop.submit(Job("team-a", "ann", work=lambda: workshop.turns.delete("team-a")))
+    workshop.sets.create("team-a")
+    (job,) = workshop.submit(Job("team-a", "ann", (JAZZ,), key="k"))
+    assert (job.status, job.entry) == ("done", 1)
+    assert [one.id for one in workshop.entries("team-a")[0].records] == ["b"]
+
+
+def test_what_the_disk_refused_can_be_asked_again_with_its_key(workshop, caplog):
+    out = workshop.sets.get("team-a").out
+    stray = out / "stray"
+    out.mkdir()
+    stray.touch()
+    (job,) = workshop.submit(Job("team-a", "ann", (FRANCE,), key="k"))
+    assert (job.status, job.error.status) == ("failed", 500)
+    # Which file it was is for the log alone.
+    assert str(out) in caplog.text
+    assert str(out) not in str(job.error)
+    stray.unlink()
+    (job,) = workshop.submit(Job("team-a", "ann", (FRANCE,), key="k"))
+    assert (job.status, job.entry) == ("done", 1)
+
+
 def test_a_turn_that_is_refused_leaves_the_set_as_it_was(workshop, monkeypatch):
     workshop.submit(Job("team-a", "ann", (FRANCE,)))
     before = workshop.sets.overlay("team-a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -119,10 +120,12 @@ class _Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, started = time.perf_counter(), False
 
         async def sent(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [
                     *message.get("headers", ()),
                     *((name.encode(), value.encode()) for name, value in HEADERS.items()),
@@ -132,4 +135,9 @@ class _Observed:
                 self.metrics.first_byte.labels(route).observe(time.perf_counter() - began)
             await send(message)
 
-        await self.app(scope, receive, sent)
+        try:
+            await self.app(scope, receive, sent)
+        except asyncio.CancelledError:
+            # The server ends before the answer does: the client may try again.
+            if not started:
+                await ApiError(503, "the server is stopping").response()(scope, receive, sent)

@@ -134,6 +134,7 @@ class Sets:
             if FIRST not in self._sets:
                 self._add(FIRST, ROOT)
         for one in self._sets.values():
+            self._check_chain(one)
             if is_edited_model(one.out):
                 settle_if_free(one.out)
 
@@ -322,6 +323,19 @@ class Sets:
         version = f"{one.name}@{one.counts()['entry']}"
         return replace(own.to(self.base.model), version=version)
 
+    def _check_chain(self, one: EditSet) -> None:
+        """Whether what a set extends is there, and comes to an end.
+
+        Raises:
+            InputError: it does not.
+        """
+        passed = {one.name}
+        while (extends := one.described.extends) is not None:
+            if extends in passed or extends not in self._sets:
+                raise InputError(f"{one.folder / 'set.json'} is damaged: it extends {extends!r}")
+            passed.add(extends)
+            one = self._sets[extends]
+
     def _evict(self, keep: set[str]) -> None:
         """Forget overlays that were not asked for lately, as far as memory asks for it."""
         for name in list(self._recent):
@@ -350,6 +364,12 @@ def _version(parts: Sequence[str]) -> str:
     return f"{parts[-1]}-{hashlib.sha256('+'.join(parts).encode()).hexdigest()[:8]}"
 
 
+def unreadable(name: str, error: InputError) -> ApiError:
+    """What is said of a set whose folder is damaged; the log gets the reason."""
+    log.error("set %s: %s", name, error)
+    return ApiError(500, f"the set {name!r} cannot be read; the server's log says why")
+
+
 @contextmanager
 def _told(name: str) -> Iterator[None]:
     """What is wrong with a folder is for the log: clients learn of no path.
@@ -360,10 +380,7 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        log.error("set %s: %s", name, error)
-        raise ApiError(
-            500, f"the set {name!r} cannot be read; the server's log says why"
-        ) from error
+        raise unreadable(name, error) from error
 
 
 def _described(folder: Path) -> Described:

@@ -51,9 +51,9 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=32_768)]
 
 
 class Body(BaseModel):
-    """The JSON of a request: fields that it does not know are refused."""
+    """The JSON of a request: other fields than its own are refused, and other types."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class NewSet(Body):
@@ -154,7 +154,7 @@ async def get_set(set: str, service: Server, key: Reader) -> dict[str, Any]:
 async def delete_set(set: str, service: Server, key: Admin) -> dict[str, Any]:
     """Delete a set with its history."""
     service.sets.get(set)
-    await service.between_turns(set, key.name, lambda: service.sets.delete(set))
+    await service.between_turns(set, key.name, lambda: service.turns.delete(set))
     service.audit.write(key.name, set, "sets.delete")
     return {"id": set, "object": "edit_set", "deleted": True}
 

@@ -25,7 +25,7 @@ from ultraedit.records import Edit, Turn
 from ultraedit.service.audit import Audit
 from ultraedit.service.drift import agreement, base_texts
 from ultraedit.service.errors import ApiError
-from ultraedit.service.sets import Sets
+from ultraedit.service.sets import Sets, unreadable
 from ultraedit.storage import is_edited_model, open_journal
 
 log = logging.getLogger(__name__)
@@ -212,10 +212,26 @@ class Turns:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def delete(self, name: str) -> None:
+        """Delete a set, and forget what came with a key: the next set of this name is another.
+
+        For the thread that edits.
+
+        Raises:
+            ApiError: as `Sets.delete`.
+        """
+        self.sets.delete(name)
+        with self._changed:
+            self._keys.pop(name, None)
+            self._by_key = {at: job for at, job in self._by_key.items() if at[0] != name}
+
     def _known(self, job: Job) -> Job | None:
         """The job with the same key: of this process, or one that the journal has."""
         assert job.key is not None
         found = self._by_key.get((job.set, job.author, job.key))
+        if found is not None and found.status == "failed":
+            # It changed nothing: whoever asks again wants it tried again.
+            found = None
         if found is None and (spot := self._spots(job.set).get((job.author, job.key))):
             found = _as_job(self.sets, job, spot)
         if found is not None and _asked(found) != _asked(job):
@@ -280,6 +296,10 @@ class Turns:
         except ApiError as error:
             self._end(jobs, "refused" if error.status == 409 else "failed", error)
         except (InputError, TurnRefusedError) as error:
+            if isinstance(error, InputError) and str(self.sets.folder) in str(error):
+                # It names a file of the server, and nothing that was asked.
+                self._end(jobs, "failed", unreadable(jobs[0].set, error))
+                return
             if len(jobs) > 1:
                 # One of them is wrong: the others need not suffer for it.
                 for job in jobs:
