@@ -91,9 +91,7 @@ def test_every_answer_is_as_documented(service_of, started, tmp_path):
         )  # fmt: skip
         counts = running.client.get("/metrics").text.replace(":path}", "}")
         document = running.client.get("/openapi.json")
-    print(counts)
     print(done.stdout, done.stderr)
-    assert 0
     assert done.returncode == 0
     # Every path was asked for something that it could do.
     answered = re.findall(r'requests_total{route="(.*?)",status="20[0-2]"', counts)

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from ultraedit import Edit
+from ultraedit import Edit, UltraEditError
 from ultraedit.service.audit import Audit
 from ultraedit.service.errors import ApiError
 from ultraedit.service.promote import finish, promote
@@ -152,6 +152,19 @@ def test_a_turn_has_to_be_learned_where_that_is_asked(workshop, monkeypatch):
     assert not workshop.sets.get("team-a").out.exists()
     (job,) = workshop.submit(Job("team-a", "ann", (JAZZ,), require_learned=True))
     assert (job.status, job.results[0]["learned"]) == ("done", True)
+
+
+def test_what_fails_behind_the_edit_takes_the_edit_with_it(workshop, monkeypatch):
+    def fails(*_):
+        raise UltraEditError("on purpose")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ultraedit.service.turns.agreement", fails)
+        (job,) = workshop.submit(Job("team-a", "ann", (FRANCE,)))
+    assert (job.status, job.error.status) == ("failed", 500)
+    (job,) = workshop.submit(Job("team-a", "ann", (JAZZ,)))
+    assert (job.status, job.entry) == ("done", 1)
+    assert [one.id for one in workshop.entries("team-a")[0].records] == ["b"]
 
 
 def test_a_wrong_edit_fails_alone(workshop):

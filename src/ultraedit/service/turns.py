@@ -335,11 +335,11 @@ class Turns:
             before = _answers(editor, guard)
             note: dict[str, Any] = {"jobs": asked}
             turn = editor.edit(edits, note=note)
-            # The turn holds the same object: what is measured after it is saved with it.
-            note["agreement"] = round(agreement(editor, self._texts(editor)), 4)
             try:
+                # The turn holds the same object: what is measured after it is saved with it.
+                note["agreement"] = round(agreement(editor, self._texts(editor)), 4)
                 _check(jobs[0], turn, before, _answers(editor, guard))
-            except ApiError:
+            except BaseException:
                 # It was not saved: the folder is as it was.
                 self.sets.drop_editor(name)
                 _hand_out(jobs, turn)
