@@ -167,6 +167,16 @@ def test_what_fails_behind_the_edit_takes_the_edit_with_it(workshop, monkeypatch
     assert [one.id for one in workshop.entries("team-a")[0].records] == ["b"]
 
 
+def test_what_is_saved_counts_even_if_the_audit_log_is_full(workshop, monkeypatch, caplog):
+    def full(*_):
+        raise UltraEditError("no space left")
+
+    monkeypatch.setattr(workshop.audit, "write", full)
+    (job,) = workshop.submit(Job("team-a", "ann", (FRANCE,)))
+    assert (job.status, job.entry) == ("done", 1)
+    assert "no space left" in caplog.text
+
+
 def test_a_wrong_edit_fails_alone(workshop):
     too_long = Edit("who " * 90, "paris", id="long")
     jobs = workshop.submit(

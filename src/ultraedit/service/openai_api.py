@@ -39,6 +39,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 Reader = Annotated[Key, Depends(authorised("reader"))]
 
 DEFAULT_TOKENS = 16
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 # Nobody reads this answer: its client has gone.
 CLIENT_GONE = 499
 
@@ -59,7 +60,7 @@ async def model(request: Request, key: Reader, model: str) -> dict[str, Any]:
     raise ApiError(404, message, param="model", code="model_not_found")
 
 
-@router.post("/completions")
+@router.post("/completions", responses=STREAM)
 async def completions(request: Request, key: Reader, asked: CompletionAsked) -> Response:
     """Text that goes on from prompts."""
     asked.check()
@@ -87,7 +88,7 @@ async def completions(request: Request, key: Reader, asked: CompletionAsked) -> 
     return await _respond(request, asked, answers, form, sum(len(ids) for _, ids in prompts))
 
 
-@router.post("/chat/completions")
+@router.post("/chat/completions", responses=STREAM)
 async def chat_completions(request: Request, key: Reader, asked: ChatAsked) -> Response:
     """The answer to a chat."""
     asked.check()
